@@ -1,0 +1,1 @@
+//! Real Envoys, scripted load balancers and load, for tests, the demo and benchmarks.

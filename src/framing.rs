@@ -1,0 +1,1 @@
+//! Follows the messages on one connection: is an exchange in flight?

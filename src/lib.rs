@@ -1,0 +1,21 @@
+//! idleguard: an Envoy filter that keeps requests off upstream connections which the load balancer is about to drop,
+//! and tells the application who the real client is.
+//!
+//! The crate is a pure core in a thin shell. The core takes bytes, headers and timestamps, and returns decisions; it
+//! knows neither the host nor the clock. The shell, [`host`] and [`filter`], exists on `wasm32` only.
+//!
+//! | module | question it answers |
+//! | --- | --- |
+//! | [`time`] | when is it, and what does `"750ms"` mean? |
+//! | [`address`] | is this text an address, and how is it written canonically? |
+//! | [`forwarded`] | what do `X-Forwarded-For` and RFC 7239 `Forwarded` say, read from the right? |
+//! | [`client_ip`] | who is the client, and which headers does the application get? |
+//! | [`framing`] | is an exchange in flight on this connection? |
+//! | [`config`] | what did the operator write, and what is wrong with it? |
+
+pub mod address;
+pub mod client_ip;
+pub mod config;
+pub mod forwarded;
+pub mod framing;
+pub mod time;

@@ -1,5 +1,182 @@
-//! The plugin configuration: JSON in, [`Config`](self) or a [`ConfigError`] out.
+//! The plugin configuration: JSON in, a [`Config`] or a [`ConfigError`] out.
+//!
+//! The two filters are one module with one configuration format, told apart by the key `filter`. What is refused here
+//! stops Envoy's start (or the update), so whatever a request could stumble over must be refused here.
 
 pub mod section;
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+
 pub use section::{ConfigError, Section};
+
+use crate::client_ip::ClientIp;
+use crate::policy::Policy;
+
+/// The configuration of one filter.
+#[derive(Debug)]
+pub enum Config {
+    /// `"filter": "http"`.
+    Http(HttpConfig),
+    /// `"filter": "connection"`.
+    Connection(ConnectionConfig),
+}
+
+/// The configuration of the HTTP filter.
+#[derive(Debug)]
+pub struct HttpConfig {
+    /// Policies by the name of the route's cluster.
+    pub destinations: BTreeMap<String, Policy>,
+    /// The policy of every cluster that has none of its own (`"*"`).
+    pub any_destination: Option<Policy>,
+    /// Who the client is; `None` leaves all headers alone.
+    pub client_ip: Option<ClientIp>,
+    /// The `Keep-Alive: timeout` that HTTP/1.1 clients are told, in whole seconds (`advertise_keep_alive`).
+    pub advertise_keep_alive: Option<Duration>,
+}
+
+/// The configuration of the connection filter.
+#[derive(Debug)]
+pub struct ConnectionConfig {
+    /// The name under which the HTTP filter knows the cluster.
+    pub destination: String,
+    /// What holds for its connections.
+    pub policy: Policy,
+}
+
+/// A configuration, and what its author should know about it.
+#[derive(Debug)]
+pub struct Checked {
+    /// The configuration.
+    pub config: Config,
+    /// What is allowed but probably not meant, each a whole sentence that starts with the key.
+    pub warnings: Vec<String>,
+}
+
+/// Reads a plugin configuration.
+///
+/// ```
+/// use idleguard::config::{Config, parse};
+/// let json = r#"{"filter": "connection", "destination": "payments", "policy": {"lb_idle_timeout": "60s"}}"#;
+/// assert!(matches!(parse(json.as_bytes()).unwrap().config, Config::Connection(_)));
+/// let error = parse(br#"{"filter": "connection"}"#).unwrap_err();
+/// assert_eq!(error.to_string(), "destination: null is not allowed: the name of the cluster, as the HTTP filter knows it");
+/// ```
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub fn parse(json: &[u8]) -> Result<Checked, ConfigError> {
+    let value: Value = serde_json::from_slice(json).map_err(|error| ConfigError {
+        key: String::new(),
+        given: if json.is_empty() { "nothing".into() } else { format!("text that is no JSON ({error})") },
+        allowed: r#"a JSON object such as {"filter": "http", "destinations": {"payments": {}}}"#.into(),
+    })?;
+    let mut section = Section::try_new("", value)?;
+    #[derive(Clone, Copy)]
+    enum Kind {
+        Http,
+        Connection,
+    }
+    const KINDS: [(&str, Kind); 2] = [("http", Kind::Http), ("connection", Kind::Connection)];
+    match section.take_word("filter", &KINDS)? {
+        Some(Kind::Http) => parse_http(section),
+        Some(Kind::Connection) => parse_connection(section),
+        None => Err(section.error("filter", &Value::Null, "\"http\" or \"connection\"")),
+    }
+}
+
+fn parse_http(mut section: Section) -> Result<Checked, ConfigError> {
+    let mut warnings = Vec::new();
+    let mut destinations = BTreeMap::new();
+    if let Some(named) = section.take_section("destinations")? {
+        let (path, entries) = named.into_entries();
+        for (name, value) in entries {
+            let policy = Section::try_new(format!("{path}.{name}"), value).and_then(Policy::from_section)?;
+            destinations.insert(name, policy);
+        }
+    }
+    let any_destination = destinations.remove("*");
+    let client_ip = match section.take_section("client_ip")? {
+        None => None,
+        Some(section) => {
+            let (client_ip, found) = ClientIp::from_section(section)?;
+            warnings.extend(found);
+            Some(client_ip)
+        }
+    };
+    let longest = Duration::from_secs(7 * 24 * 3600);
+    let advertise_keep_alive = section.take_duration("advertise_keep_alive", Duration::from_secs(1), longest)?;
+    section.finish()?;
+    let config = Config::Http(HttpConfig { destinations, any_destination, client_ip, advertise_keep_alive });
+    Ok(Checked { config, warnings })
+}
+
+fn parse_connection(mut section: Section) -> Result<Checked, ConfigError> {
+    const NAME: &str = "the name of the cluster, as the HTTP filter knows it";
+    let name = section.take_with("destination", NAME, |value| {
+        value.as_str().filter(|name| !name.is_empty() && *name != "*").map(str::to_owned)
+    })?;
+    let Some(destination) = name else { return Err(section.error("destination", &Value::Null, NAME)) };
+    let policy = match section.take_section("policy")? {
+        Some(policy) => policy,
+        None => Section::try_new("policy", Value::Object(serde_json::Map::new()))?,
+    };
+    let policy = Policy::from_section(policy)?;
+    section.finish()?;
+    Ok(Checked { config: Config::Connection(ConnectionConfig { destination, policy }), warnings: Vec::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(json: &str) -> String {
+        parse(json.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_destination_may_have_any_name_and_a_star_is_the_rest() {
+        let json = r#"{"filter": "http", "destinations": {"a.b|c": {"lb_idle_timeout": "60s"}, "*": {}}}"#;
+        let Config::Http(http) = parse(json.as_bytes()).unwrap().config else { panic!("not http") };
+        assert_eq!(http.destinations.keys().collect::<Vec<_>>(), ["a.b|c"]);
+        assert!(http.any_destination.is_some() && http.client_ip.is_none());
+    }
+
+    #[test]
+    fn a_refusal_names_the_key_what_was_given_and_what_is_allowed() {
+        for (json, message) in [
+            ("", "configuration: nothing is not allowed"),
+            ("[]", "configuration: [] is not allowed: a JSON object"),
+            (
+                "{",
+                "configuration: text that is no JSON (EOF while parsing an object at line 1 column 1) is not allowed",
+            ),
+            ("{}", "filter: null is not allowed: \"http\" or \"connection\""),
+            (r#"{"filter": "tcp"}"#, "filter: \"tcp\" is not allowed: \"http\" or \"connection\""),
+            (
+                r#"{"filter": "http", "destinations": {"payments": {"lb_idle_timeout": "60s", "margin": "120%"}}}"#,
+                "destinations.payments.margin: \"120%\" is not allowed: a percentage below 50% or a duration below half of \
+                 lb_idle_timeout",
+            ),
+            (r#"{"filter": "http", "destinations": []}"#, "destinations: [] is not allowed: a JSON object"),
+            (
+                r#"{"filter": "http", "destination": "x"}"#,
+                "destination: \"x\" is not allowed: an unknown key; the keys here",
+            ),
+            (
+                r#"{"filter": "connection", "destination": ""}"#,
+                "destination: \"\" is not allowed: the name of the cluster",
+            ),
+            (r#"{"filter": "connection", "destination": "*"}"#, "destination: \"*\" is not allowed: the name"),
+            (
+                r#"{"filter": "connection", "destination": "x", "policy": {"marginn": "1s"}}"#,
+                "policy.marginn: \"1s\" is not allowed: an unknown key; the keys here are lb_idle_timeout, initial_limit,",
+            ),
+        ] {
+            let refusal = refusal(json);
+            assert!(refusal.starts_with(message), "{refusal}");
+        }
+    }
+}

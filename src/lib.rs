@@ -18,4 +18,5 @@ pub mod client_ip;
 pub mod config;
 pub mod forwarded;
 pub mod framing;
+pub mod policy;
 pub mod time;

@@ -16,7 +16,20 @@
 pub mod address;
 pub mod client_ip;
 pub mod config;
+pub mod connection;
+pub mod destination;
+pub mod fence;
 pub mod forwarded;
 pub mod framing;
+pub mod header_map;
+pub mod idle_list;
+pub mod metrics;
 pub mod policy;
 pub mod time;
+pub mod turns;
+pub mod worker;
+
+#[cfg(target_arch = "wasm32")]
+mod filter;
+#[cfg(target_arch = "wasm32")]
+mod host;

@@ -1,0 +1,120 @@
+//! One upstream connection, as its worker knows it: where it stands, and until when it may be used.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::idle_list::Links;
+use crate::time::Timestamp;
+
+/// Names a connection for as long as its worker knows it, and never another one after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnectionKey {
+    /// Where it is stored; used again after the connection is forgotten.
+    pub slot: u32,
+    /// Envoy's context id; never used again in a VM.
+    pub context: u32,
+}
+
+/// A number for everything that the pool may put on the same connections. Connections of an older generation are never
+/// handed out again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Generation(pub u64);
+
+/// Where a connection stands between its opening and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// No exchange yet: it is being connected for a request that waits, or the pool made it and found no use for it.
+    Unused,
+    /// Exchanges are in flight: closing now would be our own fault.
+    Busy {
+        /// How many.
+        in_flight: NonZeroU32,
+        /// The idle age at which the oldest of them found the connection; `None` on a connection fresh from the far end.
+        reused_at_age: Option<Duration>,
+        /// Whether a byte has come back since.
+        answered: bool,
+    },
+    /// No exchange in flight; the last byte, either way, passed at `since`.
+    Idle {
+        /// When the last byte passed.
+        since: Timestamp,
+    },
+    /// Still open, but the pool will not use it again: a tunnel, or an end that was announced.
+    Spent,
+    /// The host has been asked to close it: the next close callback is our own doing.
+    Closing,
+    /// Closed, but perhaps the pool has not heard of it yet and would still hand it out.
+    Gone,
+}
+
+/// Why idleguard closes a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseCause {
+    /// It was idle for too long, or its generation had ended.
+    Reaped,
+    /// It was too old, or had served as many exchanges as its far end wants.
+    Retired,
+}
+
+/// Which list of idle connections one belongs into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Its generation is known, and the pool hands out the one that became idle last: its place in the stack is known.
+    Stacked,
+    /// Its place is not known: HTTP/2, no HTTP, or it was not clear for which request the pool made it.
+    Loose,
+}
+
+/// One upstream connection.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Envoy's context id.
+    pub context: u32,
+    /// Its own generation if it is [`Order::Stacked`], else the latest that it can belong to.
+    pub generation: Generation,
+    /// Where its place among the idle ones is.
+    pub order: Order,
+    /// Where it stands.
+    pub phase: Phase,
+    /// When it was opened. The far end's idle timer starts here, if not at the first byte.
+    pub opened_at: Timestamp,
+    /// When it is to be retired; the end of time if it may grow old.
+    pub retire_at: Timestamp,
+    /// The limit that its far end announced.
+    pub hinted_limit: Option<Duration>,
+    /// Exchanges that its far end will still serve, if it said so.
+    pub exchanges_left: Option<u32>,
+    /// Since when no request is given to it, although its generation goes on.
+    pub fenced_at: Option<Timestamp>,
+    /// Its valid entry in the queue of timers.
+    pub queued_for: Timestamp,
+    /// Its neighbours in the list that it is in.
+    pub links: Links,
+}
+
+impl Connection {
+    /// Since when nothing has passed, if it waits for an exchange.
+    pub fn idle_since(&self) -> Option<Timestamp> {
+        match self.phase {
+            Phase::Unused => Some(self.opened_at),
+            Phase::Idle { since } => Some(since),
+            Phase::Busy { .. } | Phase::Spent | Phase::Closing | Phase::Gone => None,
+        }
+    }
+
+    /// Whether no request may be given to it, whatever its idle age.
+    pub fn is_out_of_use(&self) -> bool {
+        self.fenced_at.is_some() || matches!(self.phase, Phase::Closing | Phase::Gone)
+    }
+
+    /// From when on no request may be given to it. The point itself is too late (a limit of 4 s allows an idle age below
+    /// 4 s). `limit` is the destination's idle limit.
+    pub fn expires_at(&self, limit: Duration) -> Option<Timestamp> {
+        let since = self.idle_since()?;
+        if self.exchanges_left == Some(0) {
+            return Some(since);
+        }
+        let limit = self.hinted_limit.map_or(limit, |hinted| hinted.min(limit));
+        Some(since.after(limit).min(self.retire_at))
+    }
+}

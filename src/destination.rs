@@ -1,0 +1,659 @@
+//! One destination on one worker: its connections, who may use them, and when they are closed.
+//!
+//! The HTTP filter and the connection filter of a worker share this. The connection filter shows what happens on every
+//! connection; with that, the HTTP filter's question ("may this request enter the current generation?") has an answer that
+//! is exact where it matters:
+//!
+//! Envoy's pool hands out the HTTP/1.1 connection that became idle last (docs/envoy.md, fact 6). The connection filter sees
+//! them become idle in the same order, a moment earlier. So the request gets the one on top of our stack, or one below
+//! it for each request that is admitted and not seen on its connection yet. If none within that reach has expired, neither
+//! has the one that the request will get. Expired connections further down harm nobody: they stay out of reach, or a new
+//! generation starts.
+//!
+//! # Race window
+//!
+//! - Between our close of a connection and the pool's noticing, the pool may still hand it out. Therefore a closed
+//!   connection keeps its (expired) place in the stack until its close must have reached the pool.
+//! - A connection whose generation or place isn't certain ([`Order::Loose`]) may be anywhere in the stack: none of them may
+//!   have expired.
+//! - A request that another filter holds back after ours is not covered: the filter must be the last one before the router.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::num::NonZeroU32;
+use std::rc::Rc;
+use std::time::Duration;
+
+use slab::Slab;
+
+use crate::connection::{CloseCause, Connection, ConnectionKey, Generation, Order, Phase};
+use crate::fence::{Fence, Steer};
+use crate::idle_list::{IdleList, Links};
+use crate::metrics::{DestinationMetric, Tally};
+use crate::policy::Policy;
+use crate::time::Timestamp;
+use crate::turns::{TURNS_IN_PIPE, Turn, Turns};
+
+/// The time from the fence to the reap. A request that was admitted just before the fence is still under way to its
+/// connection; 50 ms are too short when a burst stalls the event loop.
+pub const REAP_DELAY: Duration = Duration::from_millis(100);
+
+/// Closes in one tick. Ten thousand connections that are due at once are closed over half a second, so that the requests
+/// in between don't wait.
+const CLOSES_PER_TICK: usize = 512;
+
+/// How far down the stack the fence looks before it gives up and starts a new generation.
+const DEEPEST_REACH: usize = 1024;
+
+/// The end of time.
+const NEVER: Timestamp = Timestamp::from_nanos(u64::MAX);
+
+/// The answer to a request.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// The generation that it must be put into.
+    pub steer: Rc<Steer>,
+    /// Whether the pool is divided by our own connections (an internal listener), so that the host call that does it
+    /// changes nothing else.
+    pub guarded: bool,
+    /// Whether it may meet a connection that has been used before.
+    pub may_be_reused: bool,
+    /// Whether Envoy has to open a connection for it, as far as can be told.
+    pub opens_connection: bool,
+}
+
+/// What the last bytes on a connection meant, by [`framing`](crate::framing).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Exchanges that began.
+    pub started: u32,
+    /// Exchanges whose response ended.
+    pub completed: u32,
+    /// Exchanges that are in flight now.
+    pub in_flight: u32,
+    /// Whether bytes came back from the far end.
+    pub answered: bool,
+    /// Whether it is HTTP/1.1, of which the pool hands out the last idle one first.
+    pub stacked: bool,
+    /// Whether another exchange can follow on the connection.
+    pub reusable: bool,
+    /// `Keep-Alive: timeout` of a response.
+    pub hinted_timeout: Option<Duration>,
+    /// `Keep-Alive: max` of a response.
+    pub hinted_exchanges: Option<u32>,
+}
+
+/// A connection that is to be closed now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// Which one.
+    pub key: ConnectionKey,
+    /// Whether it never carried a byte: then it must be asked whether it is connected at all, because a request may be
+    /// waiting for it.
+    pub unused: bool,
+}
+
+/// One destination on one worker.
+#[derive(Debug)]
+pub struct Destination {
+    /// The idle limit in force: the lowest of what the filters' policies say.
+    limit: Duration,
+    /// Policies by the root context that brought them.
+    policies: Vec<(u32, Policy)>,
+    /// Root contexts of connection filters: as long as there is one, connections are seen.
+    guards: Vec<u32>,
+    /// Whether a request was ever admitted. Without an HTTP filter nothing is fenced, and reaping is all there is.
+    has_requests: bool,
+    /// Which of the cluster's endpoints connections were opened for; the pool keeps a stack for each.
+    endpoints: Endpoints,
+    fence: Fence,
+    turns: Turns,
+    connections: Slab<Connection>,
+    /// Idle connections of the current generation, as the pool stacks them.
+    stack: IdleList,
+    /// Idle connections that may be of the current generation, anywhere in the stack.
+    loose: IdleList,
+    /// How many in `stack` and in `loose` are out of use.
+    out_of_use: ByOrder,
+    /// When to look at a connection: a time before which it can't expire. One valid entry a connection.
+    timers: BinaryHeap<Reverse<(Timestamp, ConnectionKey)>>,
+    /// Fenced connections, in the order in which they were fenced.
+    retiring: VecDeque<(Timestamp, ConnectionKey)>,
+    /// Closed connections that the pool may not have heard of, with the tick from which on it must have.
+    gone: VecDeque<(u64, ConnectionKey)>,
+    open: u32,
+    idle: u32,
+    /// What the gauges were when Envoy was last told.
+    reported: (u32, u32),
+    /// What has been counted.
+    pub tally: Tally,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Endpoints {
+    None,
+    One(Vec<u8>),
+    Several,
+}
+
+#[derive(Debug, Default)]
+struct ByOrder {
+    stacked: usize,
+    loose: usize,
+}
+
+impl ByOrder {
+    fn count(&mut self, order: Order, more: bool) {
+        let count = match order {
+            Order::Stacked => &mut self.stacked,
+            Order::Loose => &mut self.loose,
+        };
+        *count = if more { count.saturating_add(1) } else { count.saturating_sub(1) };
+    }
+}
+
+impl Destination {
+    /// A destination without connections. `salt` is random.
+    pub fn new(salt: u64, now: Timestamp) -> Self {
+        Self {
+            limit: Duration::MAX,
+            policies: Vec::new(),
+            guards: Vec::new(),
+            has_requests: false,
+            endpoints: Endpoints::None,
+            fence: Fence::new(salt),
+            turns: Turns::new(tick_period(Duration::MAX), now),
+            connections: Slab::new(),
+            stack: IdleList::default(),
+            loose: IdleList::default(),
+            out_of_use: ByOrder::default(),
+            timers: BinaryHeap::new(),
+            retiring: VecDeque::new(),
+            gone: VecDeque::new(),
+            open: 0,
+            idle: 0,
+            reported: (0, 0),
+            tally: Tally::default(),
+        }
+    }
+
+    // === configuration ===
+
+    /// A filter with root context `root` brings its policy. Returns the keys in which it differs from those that
+    /// are here already.
+    pub fn add_policy(&mut self, root: u32, policy: Policy, is_guard: bool) -> Vec<&'static str> {
+        let mut differing: Vec<_> = self.policies.iter().flat_map(|(_, other)| policy.differing_keys(other)).collect();
+        differing.dedup();
+        self.policies.push((root, policy));
+        if is_guard {
+            self.guards.push(root);
+        }
+        self.apply_policies();
+        differing
+    }
+
+    /// The filter with root context `root` is gone.
+    pub fn remove_policy(&mut self, root: u32) {
+        self.policies.retain(|(of, _)| *of != root);
+        self.guards.retain(|of| *of != root);
+        if !self.policies.is_empty() {
+            self.apply_policies(); // the last policy outlives its filter, for the connections that do, too
+        }
+    }
+
+    fn apply_policies(&mut self) {
+        let limit = self.policies.iter().map(|(_, policy)| policy.idle_limit()).min().unwrap_or(self.limit);
+        let lowered = limit < self.limit;
+        self.limit = limit;
+        self.turns.set_period(tick_period(limit));
+        if lowered {
+            self.requeue_all();
+        }
+    }
+
+    /// The idle limit in force.
+    pub fn idle_limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// How often [`tick`](Self::tick) wants to be called.
+    pub fn tick_period(&self) -> Duration {
+        tick_period(self.limit)
+    }
+
+    /// The generation that requests are put into now.
+    pub fn generation(&self) -> Generation {
+        self.fence.generation()
+    }
+
+    /// Whether a connection filter shows the connections.
+    pub fn is_guarded(&self) -> bool {
+        !self.guards.is_empty()
+    }
+
+    // === requests ===
+
+    /// Decides for a request which connections it may get, and counts on its being sent at once.
+    pub fn admit(&mut self, now: Timestamp) -> Admission {
+        self.has_requests = true;
+        let guarded = self.is_guarded();
+        let is_safe = if guarded { !self.is_expired_within_reach(now) } else { self.fence.is_young(now, self.limit) };
+        if !is_safe {
+            self.start_generation(now);
+            self.tally.count(DestinationMetric::Fenced);
+        }
+        let unseen = self.fence.unseen();
+        let has_idle = !self.stack.is_empty() || !self.loose.is_empty();
+        self.fence.on_admitted(now);
+        Admission {
+            steer: self.fence.steer(),
+            guarded,
+            may_be_reused: is_safe && (!guarded || has_idle || unseen > 0 || self.open > 0),
+            opens_connection: guarded && self.stack.len() <= unseen,
+        }
+    }
+
+    /// Whether the pool could give the next request a connection that has expired.
+    fn is_expired_within_reach(&self, now: Timestamp) -> bool {
+        let has_expired = |connection: &Connection| {
+            connection.is_out_of_use() || connection.expires_at(self.limit).is_some_and(|at| at <= now)
+        };
+        let oldest_has_expired = |list: &IdleList| {
+            list.oldest().and_then(|slot| self.connections.get(slot as usize)).is_some_and(has_expired)
+        };
+        if self.out_of_use.loose > 0 || oldest_has_expired(&self.loose) {
+            return true;
+        }
+        // Idle ages grow towards the bottom: nothing has expired if nothing there and nothing out of turn has.
+        if self.out_of_use.stacked == 0 && !oldest_has_expired(&self.stack) {
+            return false;
+        }
+        let reach = self.fence.unseen().saturating_add(1);
+        reach > DEEPEST_REACH
+            || self.stack.from_newest(&self.connections).take(reach).any(|(_, connection)| has_expired(connection))
+    }
+
+    /// Ends the current generation: its idle connections are fenced, the busy ones when they become idle.
+    fn start_generation(&mut self, now: Timestamp) {
+        self.fence.start_generation(now);
+        // Oldest first, as in every queue here.
+        let mut idle: Vec<_> = self.stack.from_newest(&self.connections).map(key_of).collect();
+        idle.extend(self.loose.from_newest(&self.connections).map(key_of));
+        for key in idle.into_iter().rev() {
+            self.unlink(key);
+            let Some(connection) = self.get(key) else { continue };
+            match connection.phase {
+                Phase::Gone => drop(self.connections.try_remove(key.slot as usize)),
+                Phase::Closing => {}
+                _ => self.fence_one(key, now),
+            }
+        }
+    }
+
+    // === connections ===
+
+    /// The pool opened a connection to `endpoint` of the cluster. `for_generation` is the generation of the request that
+    /// it was opened for, if that is certain. `chance` is random, from 0.0 to 1.0.
+    pub fn open(
+        &mut self,
+        context: u32,
+        endpoint: &[u8],
+        policy: &Policy,
+        for_generation: Option<Generation>,
+        chance: f64,
+        now: Timestamp,
+    ) -> ConnectionKey {
+        self.note_endpoint(endpoint, now);
+        let current = self.fence.generation();
+        let retire_at = policy.max_lifetime.map_or(NEVER, |lifetime| {
+            let share = (policy.lifetime_jitter * chance).clamp(0.0, 1.0);
+            now.after(lifetime.saturating_sub(lifetime.mul_f64(share)))
+        });
+        let order = match (for_generation, &self.endpoints) {
+            (Some(_), Endpoints::One(_)) => Order::Stacked,
+            _ => Order::Loose,
+        };
+        let connection = Connection {
+            context,
+            generation: for_generation.unwrap_or(current),
+            order,
+            phase: Phase::Unused,
+            opened_at: now,
+            retire_at,
+            hinted_limit: None,
+            exchanges_left: None,
+            fenced_at: None,
+            queued_for: NEVER,
+            links: Links::default(),
+        };
+        let slot = u32::try_from(self.connections.insert(connection)).unwrap_or(u32::MAX);
+        let key = ConnectionKey { slot, context };
+        self.tally.count(DestinationMetric::ConnectionsOpened);
+        self.open = self.open.saturating_add(1);
+        self.idle = self.idle.saturating_add(1);
+        self.become_idle(key, Phase::Unused, now);
+        key
+    }
+
+    fn note_endpoint(&mut self, endpoint: &[u8], now: Timestamp) {
+        match &self.endpoints {
+            Endpoints::None => self.endpoints = Endpoints::One(endpoint.to_vec()),
+            Endpoints::One(known) if known != endpoint => {
+                self.endpoints = Endpoints::Several;
+                self.start_generation(now); // what is stacked so far is not one stack
+            }
+            Endpoints::One(_) | Endpoints::Several => {}
+        }
+    }
+
+    /// Bytes passed on a connection; `seen` says what they meant. `policy` is that of its filter.
+    pub fn on_bytes(&mut self, key: ConnectionKey, seen: &Seen, policy: &Policy, now: Timestamp) {
+        let Some(connection) = self.get(key) else { return };
+        if matches!(connection.phase, Phase::Closing | Phase::Gone) {
+            return;
+        }
+        if policy.honor_keep_alive {
+            if let Some(timeout) = seen.hinted_timeout {
+                connection.hinted_limit = Some(policy.hinted_limit(timeout));
+            }
+            connection.exchanges_left =
+                seen.hinted_exchanges.or(connection.exchanges_left.map(|left| left.saturating_sub(seen.completed)));
+        }
+        if seen.started > 0 && !matches!(connection.phase, Phase::Busy { .. }) {
+            self.on_taken(key, now);
+        }
+        let Some(connection) = self.get(key) else { return };
+        if !seen.stacked {
+            connection.order = Order::Loose; // takes effect when it becomes idle
+        }
+        match NonZeroU32::new(seen.in_flight) {
+            Some(in_flight) => {
+                let (reused_at_age, answered) = match connection.phase {
+                    Phase::Busy { reused_at_age, answered, .. } => (reused_at_age, answered || seen.answered),
+                    _ => (None, seen.answered),
+                };
+                self.unlink(key);
+                self.update(key, |connection| connection.phase = Phase::Busy { in_flight, reused_at_age, answered });
+            }
+            None if !seen.reusable => {
+                self.unlink(key);
+                self.update(key, |connection| connection.phase = Phase::Spent);
+            }
+            None => self.become_idle(key, Phase::Idle { since: now }, now),
+        }
+    }
+
+    /// The pool gave the connection to a request.
+    fn on_taken(&mut self, key: ConnectionKey, now: Timestamp) {
+        let current = self.fence.generation();
+        // A request that waited for its connection for longer than this is no longer counted as under way.
+        let counted_since = now.before(self.turns.period().saturating_mul(2));
+        self.unlink(key);
+        let Some(connection) = self.get(key) else { return };
+        let is_counted = match connection.phase {
+            Phase::Unused => connection.opened_at >= counted_since,
+            _ => true,
+        };
+        let reused_at_age = match connection.phase {
+            Phase::Idle { since } => Some(now.since(since)),
+            _ => None,
+        };
+        if connection.generation == current && connection.order == Order::Stacked && is_counted {
+            self.fence.on_seen();
+        }
+        if let Some(age) = reused_at_age {
+            self.tally.age(DestinationMetric::ReuseIdleAge, age);
+        }
+        self.update(key, |connection| {
+            connection.fenced_at = None;
+            connection.phase = Phase::Busy { in_flight: NonZeroU32::MIN, reused_at_age, answered: false };
+        });
+    }
+
+    fn become_idle(&mut self, key: ConnectionKey, phase: Phase, now: Timestamp) {
+        let (current, limit) = (self.fence.generation(), self.limit);
+        self.unlink(key);
+        self.update(key, |connection| {
+            connection.phase = phase;
+            connection.fenced_at = None;
+        });
+        let Some(connection) = self.get(key) else { return };
+        if connection.generation < current {
+            return self.fence_one(key, now);
+        }
+        let (expires_at, queued_for) = (connection.expires_at(limit), connection.queued_for);
+        // An unused one has no place in the stack: perhaps the request that it was made for waits for it.
+        let order = if phase == Phase::Unused { Order::Loose } else { connection.order };
+        match order {
+            Order::Stacked => self.stack.push(&mut self.connections, key.slot, order),
+            Order::Loose => self.loose.push(&mut self.connections, key.slot, order),
+        }
+        match expires_at {
+            Some(at) if at <= now => self.fence_one(key, now),
+            Some(at) if at < queued_for => self.queue(key, at),
+            _ => {}
+        }
+    }
+
+    /// From now on no request gets this connection: it is closed a little later, unless the pool knows better.
+    fn fence_one(&mut self, key: ConnectionKey, now: Timestamp) {
+        self.update(key, |connection| connection.fenced_at = Some(now));
+        self.retiring.push_back((now, key));
+    }
+
+    /// The far end closed the connection.
+    pub fn on_far_end_close(&mut self, key: ConnectionKey, now: Timestamp) {
+        let Some(connection) = self.get(key) else { return };
+        match connection.phase {
+            Phase::Unused => self.set_gone(key),
+            Phase::Idle { since } => {
+                let age = now.since(since);
+                self.tally.count(DestinationMetric::ConnectionsClosedByPeerIdle);
+                self.tally.age(DestinationMetric::PeerCloseIdleAge, age);
+                self.set_gone(key);
+            }
+            Phase::Busy { reused_at_age: Some(_), answered: false, .. } => {
+                self.tally.count(DestinationMetric::StaleFailures);
+                self.update(key, |connection| connection.phase = Phase::Spent);
+                // Beside it in the pool lie connections of the same idle age: they are dead, too.
+                self.start_generation(now);
+            }
+            Phase::Busy { .. } => self.update(key, |connection| connection.phase = Phase::Spent),
+            Phase::Spent | Phase::Closing | Phase::Gone => {}
+        }
+    }
+
+    /// The connection is closed, whoever did it, and its context is gone.
+    pub fn on_closed(&mut self, key: ConnectionKey) {
+        match self.get(key).map(|connection| connection.phase) {
+            // The pool closed it itself.
+            Some(Phase::Unused | Phase::Idle { .. } | Phase::Busy { .. } | Phase::Spent) => self.forget(key),
+            Some(Phase::Closing) => self.set_gone(key),
+            Some(Phase::Gone) | None => {}
+        }
+    }
+
+    /// The connection is closed as far as we know; it keeps its place in the stack until the pool must know, too.
+    fn set_gone(&mut self, key: ConnectionKey) {
+        self.update(key, |connection| connection.phase = Phase::Gone);
+        if self.get(key).is_some_and(|connection| connection.links.list().is_some()) {
+            let forget_at = self.turns.count().saturating_add(TURNS_IN_PIPE as u64);
+            self.gone.push_back((forget_at, key));
+        } else {
+            self.forget(key);
+        }
+    }
+
+    // === time ===
+
+    /// Looks at the connections whose time may have come, and returns those that are to be closed now. Constant work if
+    /// there is none.
+    pub fn tick(&mut self, now: Timestamp) -> Vec<Due> {
+        let Some(turn) = self.turns.tick(now) else { return Vec::new() };
+        self.fence.on_turn();
+        self.forget_the_gone();
+        while let Some(Reverse((at, key))) = self.timers.peek().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop();
+            self.on_timer(at, key, now);
+        }
+        if turn.may_close { self.due(turn, now) } else { Vec::new() }
+    }
+
+    fn forget_the_gone(&mut self) {
+        while let Some((forget_at, key)) = self.gone.front().copied() {
+            if forget_at > self.turns.count() {
+                break;
+            }
+            self.gone.pop_front();
+            self.forget(key);
+        }
+    }
+
+    fn on_timer(&mut self, at: Timestamp, key: ConnectionKey, now: Timestamp) {
+        let limit = self.limit;
+        let Some(connection) = self.get(key) else { return };
+        if connection.queued_for != at {
+            return; // an earlier entry took its place
+        }
+        connection.queued_for = NEVER;
+        let is_fenced = connection.fenced_at.is_some();
+        match connection.expires_at(limit) {
+            Some(_) if is_fenced => {}
+            Some(expires_at) if expires_at <= now => self.fence_one(key, now),
+            Some(expires_at) => self.queue(key, expires_at),
+            None => {} // queued again when it becomes idle
+        }
+    }
+
+    fn due(&mut self, turn: Turn, now: Timestamp) -> Vec<Due> {
+        let delay = if self.has_requests { REAP_DELAY } else { Duration::ZERO };
+        let mut due = Vec::new();
+        while let Some((fenced_at, key)) = self.retiring.front().copied() {
+            let is_settled = !self.has_requests || fenced_at <= turn.settled;
+            if !is_settled || now.since(fenced_at) < delay || due.len() >= CLOSES_PER_TICK {
+                break;
+            }
+            self.retiring.pop_front();
+            let Some(connection) = self.get(key) else { continue };
+            if connection.fenced_at != Some(fenced_at) || connection.idle_since().is_none() {
+                continue; // it was used since, and is fenced again when that exchange ends
+            }
+            let unused = connection.phase == Phase::Unused;
+            let cause = if connection.retire_at <= now || connection.exchanges_left == Some(0) {
+                CloseCause::Retired
+            } else {
+                CloseCause::Reaped
+            };
+            if !unused {
+                self.close(key, cause);
+            }
+            due.push(Due { key, unused });
+        }
+        due
+    }
+
+    fn close(&mut self, key: ConnectionKey, cause: CloseCause) {
+        self.update(key, |connection| connection.phase = Phase::Closing);
+        self.tally.count(match cause {
+            CloseCause::Reaped => DestinationMetric::ConnectionsClosedIdle,
+            CloseCause::Retired => DestinationMetric::ConnectionsClosedLifetime,
+        });
+    }
+
+    /// What the host said of a [`Due`] connection that was never used. Returns whether it is to be closed; if it is not
+    /// connected, a request may be waiting for it, and whoever connects decides for how long.
+    pub fn on_unused(&mut self, key: ConnectionKey, is_connected: bool, now: Timestamp) -> bool {
+        let Some(connection) = self.get(key) else { return false };
+        if connection.phase != Phase::Unused {
+            return false;
+        }
+        if is_connected {
+            self.close(key, CloseCause::Reaped);
+        } else {
+            self.fence_one(key, now);
+        }
+        is_connected
+    }
+
+    /// The changes of [`DestinationMetric::ConnectionsActive`] and [`DestinationMetric::ConnectionsIdle`] since the last call.
+    pub fn take_gauges(&mut self) -> (i64, i64) {
+        let (open, idle) = std::mem::replace(&mut self.reported, (self.open, self.idle));
+        (i64::from(self.open).saturating_sub(i64::from(open)), i64::from(self.idle).saturating_sub(i64::from(idle)))
+    }
+
+    // === bookkeeping ===
+
+    fn get(&mut self, key: ConnectionKey) -> Option<&mut Connection> {
+        self.connections.get_mut(key.slot as usize).filter(|connection| connection.context == key.context)
+    }
+
+    /// The only way to change a connection's phase or fence, because counts depend on them.
+    fn update(&mut self, key: ConnectionKey, change: impl FnOnce(&mut Connection)) {
+        let Some(connection) = self.get(key) else { return };
+        let before = (connection.idle_since().is_some(), connection.is_out_of_use(), connection.phase == Phase::Gone);
+        change(connection);
+        let after = (connection.idle_since().is_some(), connection.is_out_of_use(), connection.phase == Phase::Gone);
+        let list = connection.links.list();
+        match (before.0, after.0) {
+            (false, true) => self.idle = self.idle.saturating_add(1),
+            (true, false) => self.idle = self.idle.saturating_sub(1),
+            _ => {}
+        }
+        if let Some(list) = list.filter(|_| before.1 != after.1) {
+            self.out_of_use.count(list, after.1);
+        }
+        if !before.2 && after.2 {
+            self.open = self.open.saturating_sub(1);
+        }
+    }
+
+    fn unlink(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.get(key) else { return };
+        let Some(list) = connection.links.list() else { return };
+        if connection.is_out_of_use() {
+            self.out_of_use.count(list, false);
+        }
+        match list {
+            Order::Stacked => self.stack.remove(&mut self.connections, key.slot),
+            Order::Loose => self.loose.remove(&mut self.connections, key.slot),
+        }
+    }
+
+    fn forget(&mut self, key: ConnectionKey) {
+        self.unlink(key);
+        self.update(key, |connection| connection.phase = Phase::Gone);
+        if self.get(key).is_some() {
+            self.connections.try_remove(key.slot as usize);
+        }
+    }
+
+    fn queue(&mut self, key: ConnectionKey, at: Timestamp) {
+        if let Some(connection) = self.get(key) {
+            connection.queued_for = at;
+            self.timers.push(Reverse((at, key)));
+        }
+    }
+
+    /// The limit was lowered: every timer may be too late.
+    fn requeue_all(&mut self) {
+        self.timers.clear();
+        let limit = self.limit;
+        for (slot, connection) in &mut self.connections {
+            connection.queued_for = NEVER;
+            let (Some(at), Ok(slot)) = (connection.expires_at(limit), u32::try_from(slot)) else { continue };
+            connection.queued_for = at;
+            self.timers.push(Reverse((at, ConnectionKey { slot, context: connection.context })));
+        }
+    }
+}
+
+fn key_of((slot, connection): (u32, &Connection)) -> ConnectionKey {
+    ConnectionKey { slot, context: connection.context }
+}
+
+fn tick_period(limit: Duration) -> Duration {
+    limit.checked_div(64).unwrap_or_default().clamp(Duration::from_millis(25), Duration::from_millis(100))
+}

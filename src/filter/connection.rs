@@ -1,0 +1,171 @@
+//! The connection filter: one internal connection, which is one upstream TCP connection.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use proxy_wasm::traits::{Context, StreamContext};
+use proxy_wasm::types::{Action, BufferType, PeerType};
+
+use crate::config::ConnectionConfig;
+use crate::connection::ConnectionKey;
+use crate::destination::Seen;
+use crate::framing::{Direction, Framing, Protocol};
+use crate::host;
+use crate::worker::DestinationId;
+
+use super::destinations::{self, with_destination, with_worker};
+
+/// The address by which the pool reached the internal listener; it names one of the cluster's endpoints.
+const ENDPOINT: &[u8] = b"destination\0address";
+
+/// Known as soon as the far end has accepted the connection.
+const UPSTREAM_LOCAL_ADDRESS: &[u8] = b"upstream\0local_address";
+
+/// What the connections of one filter configuration share.
+pub(super) struct ConnectionRoot {
+    id: u32,
+    config: ConnectionConfig,
+    destination: Option<DestinationId>,
+}
+
+impl ConnectionRoot {
+    pub(super) fn new(id: u32, config: ConnectionConfig) -> Self {
+        let destination = destinations::register(id, &config.destination, &config.policy, true);
+        Self { id, config, destination }
+    }
+
+    pub(super) fn tick_period(&self) -> Duration {
+        let period = self.destination.and_then(|id| with_destination(id, |destination| destination.tick_period()));
+        period.unwrap_or(super::REPORT_PERIOD)
+    }
+
+    pub(super) fn on_tick(&self) {
+        let now = host::now();
+        with_worker(|worker| worker.on_event());
+        let Some(id) = self.destination else { return };
+        for due in with_destination(id, |destination| destination.tick(now)).unwrap_or_default() {
+            let closed = host::enter(due.key.context).and_then(|()| {
+                let is_wanted = !due.unused || {
+                    let is_connected = host::property(UPSTREAM_LOCAL_ADDRESS)?.is_some();
+                    with_destination(id, |destination| destination.on_unused(due.key, is_connected, now))
+                        .unwrap_or(false)
+                };
+                if is_wanted { host::close_connection() } else { Ok(()) }
+            });
+            closed.unwrap_or_else(host::report);
+        }
+        destinations::report_counts();
+    }
+}
+
+impl Drop for ConnectionRoot {
+    fn drop(&mut self) {
+        destinations::unregister(self.id);
+    }
+}
+
+/// One upstream connection.
+pub(super) struct ConnectionFilter {
+    context: u32,
+    root: Option<Rc<ConnectionRoot>>,
+    key: Option<ConnectionKey>,
+    framing: Framing,
+}
+
+impl ConnectionFilter {
+    pub(super) fn new(context: u32, root: Option<Rc<ConnectionRoot>>) -> Self {
+        Self { context, root, key: None, framing: Framing::new() }
+    }
+
+    fn on_data(&mut self, direction: Direction, size: usize, end: bool) {
+        let Some((root, id, key)) = self.tracked() else { return };
+        let now = host::now();
+        let buffer = match direction {
+            Direction::Request => BufferType::DownstreamData,
+            Direction::Response => BufferType::UpstreamData,
+        };
+        let fetch = |start: u64, max: u64| {
+            let (start, max) = (usize::try_from(start).ok()?, usize::try_from(max).ok()?);
+            host::buffer(buffer, start, max).map_err(host::report).ok()
+        };
+        let mut progress = self.framing.advance(direction, size as u64, fetch);
+        if end {
+            let at_end = self.framing.on_eof(direction);
+            progress.responses_completed = progress.responses_completed.saturating_add(at_end.responses_completed);
+        }
+        let seen = Seen {
+            started: progress.requests_started,
+            completed: progress.responses_completed,
+            in_flight: self.framing.in_flight(),
+            answered: direction == Direction::Response && size > 0,
+            stacked: self.framing.protocol() == Protocol::Http1,
+            reusable: self.framing.reusable(),
+            hinted_timeout: progress.keep_alive.and_then(|hint| hint.timeout),
+            hinted_exchanges: progress.keep_alive.and_then(|hint| hint.max),
+        };
+        let has_far_end_closed = end && direction == Direction::Response;
+        with_worker(|worker| {
+            worker.on_event();
+            let Some(destination) = worker.get(id) else { return };
+            if size > 0 || seen.completed > 0 {
+                destination.on_bytes(key, &seen, &root.config.policy, now);
+            }
+            if has_far_end_closed {
+                destination.on_far_end_close(key, now);
+            }
+        });
+    }
+
+    fn tracked(&self) -> Option<(Rc<ConnectionRoot>, DestinationId, ConnectionKey)> {
+        let root = self.root.as_ref()?;
+        Some((Rc::clone(root), root.destination?, self.key?))
+    }
+}
+
+impl Context for ConnectionFilter {}
+
+impl StreamContext for ConnectionFilter {
+    fn on_new_connection(&mut self) -> Action {
+        let Some(root) = &self.root else { return Action::Continue };
+        let Some(id) = root.destination else { return Action::Continue };
+        let now = host::now();
+        let endpoint = host::property(ENDPOINT).map_err(host::report).ok().flatten().unwrap_or_default();
+        self.key = with_worker(|worker| worker.open(id, self.context, &endpoint, &root.config.policy, now)).flatten();
+        Action::Continue
+    }
+
+    fn on_downstream_data(&mut self, size: usize, end: bool) -> Action {
+        self.on_data(Direction::Request, size, end);
+        Action::Continue
+    }
+
+    fn on_upstream_data(&mut self, size: usize, end: bool) -> Action {
+        self.on_data(Direction::Response, size, end);
+        Action::Continue
+    }
+
+    fn on_downstream_close(&mut self, peer: PeerType) {
+        let Some((_, id, key)) = self.tracked() else { return };
+        self.key = None;
+        let now = host::now();
+        with_worker(|worker| {
+            worker.on_event();
+            let Some(destination) = worker.get(id) else { return };
+            // Our side of the in-process pipe was closed, not the pool's: the far end reset the connection, or we closed it,
+            // which the destination knows.
+            if peer == PeerType::Local {
+                destination.on_far_end_close(key, now);
+            }
+            destination.on_closed(key);
+        });
+    }
+}
+
+impl Drop for ConnectionFilter {
+    fn drop(&mut self) {
+        // Envoy ended the stream without a close callback (a listener that drains, say).
+        if let Some((_, id, key)) = self.tracked() {
+            with_destination(id, |destination| destination.on_closed(key));
+        }
+    }
+}

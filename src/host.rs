@@ -1,0 +1,375 @@
+//! Every call to Envoy, and nothing else.
+//!
+//! The SDK's wrappers panic on statuses that they don't expect, unwrap UTF-8, and allocate for every property's path. A panic
+//! stops the filter for all traffic on its worker. So the calls that the filter needs are declared here, with
+//! their statuses as values; whoever calls decides what a failure means, and traffic goes on.
+//!
+//! The callbacks in which a call is allowed are those of the [proxy-wasm ABI 0.2.1][abi]; elsewhere the host answers with an
+//! error, which is logged once.
+//!
+//! [abi]: https://github.com/proxy-wasm/spec/tree/main/abi-versions/v0.2.1
+#![expect(unsafe_code, reason = "imports of the host, and the memory that it hands over; each use says why it holds")]
+
+use std::cell::RefCell;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::{Duration, Instant};
+
+use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType, StreamType};
+
+use crate::metrics::Kind;
+use crate::time::Timestamp;
+
+/// A call that the host did not carry out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HostError {
+    /// The import's name.
+    pub(crate) call: &'static str,
+    /// Its status (proxy-wasm ABI 0.2.1, `proxy_status_t`).
+    pub(crate) status: u32,
+}
+
+const OK: u32 = 0;
+const NOT_FOUND: u32 = 1;
+
+mod import {
+    #[link(wasm_import_module = "env")]
+    unsafe extern "C" {
+        pub(super) fn proxy_log(level: u32, text: *const u8, size: usize) -> u32;
+        pub(super) fn proxy_get_log_level(level: *mut u32) -> u32;
+        pub(super) fn proxy_get_buffer_bytes(
+            buffer: u32,
+            start: usize,
+            max_size: usize,
+            data: *mut *mut u8,
+            size: *mut usize,
+        ) -> u32;
+        pub(super) fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
+        pub(super) fn proxy_replace_header_map_value(
+            map: u32,
+            name: *const u8,
+            name_size: usize,
+            value: *const u8,
+            value_size: usize,
+        ) -> u32;
+        pub(super) fn proxy_add_header_map_value(
+            map: u32,
+            name: *const u8,
+            name_size: usize,
+            value: *const u8,
+            value_size: usize,
+        ) -> u32;
+        pub(super) fn proxy_remove_header_map_value(map: u32, name: *const u8, name_size: usize) -> u32;
+        pub(super) fn proxy_get_property(
+            path: *const u8,
+            size: usize,
+            data: *mut *mut u8,
+            data_size: *mut usize,
+        ) -> u32;
+        pub(super) fn proxy_set_property(path: *const u8, size: usize, value: *const u8, value_size: usize) -> u32;
+        pub(super) fn proxy_call_foreign_function(
+            name: *const u8,
+            name_size: usize,
+            argument: *const u8,
+            argument_size: usize,
+            result: *mut *mut u8,
+            result_size: *mut usize,
+        ) -> u32;
+        pub(super) fn proxy_send_local_response(
+            code: u32,
+            details: *const u8,
+            details_size: usize,
+            body: *const u8,
+            body_size: usize,
+            headers: *const u8,
+            headers_size: usize,
+            grpc_status: i32,
+        ) -> u32;
+        pub(super) fn proxy_set_effective_context(context: u32) -> u32;
+        pub(super) fn proxy_close_stream(stream: u32) -> u32;
+        pub(super) fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
+        pub(super) fn proxy_define_metric(kind: u32, name: *const u8, size: usize, id: *mut u32) -> u32;
+        pub(super) fn proxy_increment_metric(id: u32, offset: i64) -> u32;
+        pub(super) fn proxy_record_metric(id: u32, value: u64) -> u32;
+    }
+}
+
+fn checked(call: &'static str, status: u32) -> Result<(), HostError> {
+    if status == OK { Ok(()) } else { Err(HostError { call, status }) }
+}
+
+/// Takes over what the host wrote: it allocated `size` bytes at `data` through `proxy_on_memory_allocate`, for us to free.
+fn taken(data: *mut u8, size: usize) -> Vec<u8> {
+    if data.is_null() || size == 0 {
+        return Vec::new();
+    }
+    // SAFETY: the SDK's allocator export made a boxed slice of exactly this size and gave it away; the host filled it.
+    unsafe { Vec::from_raw_parts(data, size, size) }
+}
+
+/// Runs a call that hands over bytes.
+fn fetch(call: &'static str, run: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Result<Vec<u8>, HostError> {
+    let (mut data, mut size) = (std::ptr::null_mut(), 0);
+    let status = run(&raw mut data, &raw mut size);
+    checked(call, status)?;
+    Ok(taken(data, size))
+}
+
+// === clock and chance ===
+
+thread_local! {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
+    static START: Instant = Instant::now();
+}
+
+/// The time on the worker's monotonic clock. The host's own time call is the wall clock, which can be set back.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
+pub(crate) fn now() -> Timestamp {
+    let since_start = START.with(|start| Instant::now().saturating_duration_since(*start));
+    Timestamp::from_nanos(0).after(since_start)
+}
+
+/// A random number, different in every VM.
+pub(crate) fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+// === log ===
+
+struct HostLog;
+
+impl log::Log for HostLog {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let level = match record.level() {
+                log::Level::Error => LogLevel::Error,
+                log::Level::Warn => LogLevel::Warn,
+                log::Level::Info => LogLevel::Info,
+                log::Level::Debug => LogLevel::Debug,
+                log::Level::Trace => LogLevel::Trace,
+            };
+            write_log(level, &format!("idleguard: {}", record.args()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn write_log(level: LogLevel, text: &str) {
+    // SAFETY: the pointer and the size are those of a live string. A log that can't be written is nothing to act on.
+    let _ = unsafe { import::proxy_log(level as u32, text.as_ptr(), text.len()) };
+}
+
+/// Sends everything that is logged to Envoy, and a panic's message before the VM ends. Allowed from the
+/// configuration on; the first call in a VM counts.
+pub(crate) fn init_log() {
+    static LOG: HostLog = HostLog;
+    let mut level = LogLevel::Info as u32;
+    // SAFETY: the pointer is to a live number.
+    let status = unsafe { import::proxy_get_log_level(&raw mut level) };
+    let filter = match (status, level) {
+        (OK, 0) => log::LevelFilter::Trace,
+        (OK, 1) => log::LevelFilter::Debug,
+        (OK, 3) => log::LevelFilter::Warn,
+        (OK, 4 | 5) => log::LevelFilter::Error,
+        _ => log::LevelFilter::Info,
+    };
+    if log::set_logger(&LOG).is_ok() {
+        log::set_max_level(filter);
+    }
+    std::panic::set_hook(Box::new(|panic| write_log(LogLevel::Critical, &format!("idleguard: {panic}"))));
+}
+
+thread_local! {
+    static REPORTED: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Logs that a call failed, once for each call in a VM: what fails, fails for every request.
+pub(crate) fn report(error: HostError) {
+    let is_new = REPORTED.with(|reported| match reported.try_borrow_mut() {
+        Ok(mut reported) if !reported.contains(&error.call) => {
+            reported.push(error.call);
+            true
+        }
+        _ => false,
+    });
+    if is_new {
+        log::warn!(
+            "Envoy refused {} with status {}; further failures of this call are not logged",
+            error.call,
+            error.status
+        );
+    }
+}
+
+// === configuration and bytes ===
+
+/// The plugin configuration. Allowed while the root context is being configured.
+pub(crate) fn configuration(size: usize) -> Result<Vec<u8>, HostError> {
+    buffer(BufferType::PluginConfiguration, 0, size)
+}
+
+/// Up to `max_size` bytes of `buffer` from `start` on. Allowed in the callback that announces the buffer.
+pub(crate) fn buffer(buffer: BufferType, start: usize, max_size: usize) -> Result<Vec<u8>, HostError> {
+    fetch("proxy_get_buffer_bytes", |data, size| {
+        // SAFETY: both out-pointers are live for the call.
+        unsafe { import::proxy_get_buffer_bytes(buffer as u32, start, max_size, data, size) }
+    })
+}
+
+// === headers ===
+
+/// The request's headers, serialized as [`header_map::pairs`](crate::header_map::pairs) reads them. Allowed while they
+/// pass.
+pub(crate) fn request_headers() -> Result<Vec<u8>, HostError> {
+    fetch("proxy_get_header_map_pairs", |data, size| {
+        // SAFETY: both out-pointers are live for the call.
+        unsafe { import::proxy_get_header_map_pairs(MapType::HttpRequestHeaders as u32, data, size) }
+    })
+}
+
+/// Sets a request header that occurs at most once. Allowed while the request's headers pass.
+pub(crate) fn replace_request_header(name: &[u8], value: &[u8]) -> Result<(), HostError> {
+    // SAFETY: pointers and sizes are those of live slices.
+    checked("proxy_replace_header_map_value", unsafe {
+        let map = MapType::HttpRequestHeaders as u32;
+        import::proxy_replace_header_map_value(map, name.as_ptr(), name.len(), value.as_ptr(), value.len())
+    })
+}
+
+/// Adds a request header, behind those of the same name. Allowed while the request's headers pass.
+pub(crate) fn add_request_header(name: &[u8], value: &[u8]) -> Result<(), HostError> {
+    // SAFETY: pointers and sizes are those of live slices.
+    checked("proxy_add_header_map_value", unsafe {
+        let map = MapType::HttpRequestHeaders as u32;
+        import::proxy_add_header_map_value(map, name.as_ptr(), name.len(), value.as_ptr(), value.len())
+    })
+}
+
+/// Removes all request headers called `name`. Allowed while the request's headers pass.
+pub(crate) fn remove_request_header(name: &[u8]) -> Result<(), HostError> {
+    // SAFETY: pointer and size are those of a live slice.
+    checked("proxy_remove_header_map_value", unsafe {
+        import::proxy_remove_header_map_value(MapType::HttpRequestHeaders as u32, name.as_ptr(), name.len())
+    })
+}
+
+/// Sets a response header. Allowed while the response's headers pass.
+pub(crate) fn replace_response_header(name: &[u8], value: &[u8]) -> Result<(), HostError> {
+    // SAFETY: pointers and sizes are those of live slices.
+    checked("proxy_replace_header_map_value", unsafe {
+        let map = MapType::HttpResponseHeaders as u32;
+        import::proxy_replace_header_map_value(map, name.as_ptr(), name.len(), value.as_ptr(), value.len())
+    })
+}
+
+/// Answers the request in the application's place. Allowed in the callbacks of a request.
+pub(crate) fn respond(code: u32, details: &str, body: &str) -> Result<(), HostError> {
+    let no_headers = 0_u32.to_le_bytes();
+    // SAFETY: pointers and sizes are those of live slices; -1 means that the answer is not gRPC's.
+    checked("proxy_send_local_response", unsafe {
+        import::proxy_send_local_response(
+            code,
+            details.as_ptr(),
+            details.len(),
+            body.as_ptr(),
+            body.len(),
+            no_headers.as_ptr(),
+            no_headers.len(),
+            -1,
+        )
+    })
+}
+
+// === properties ===
+
+/// A property by its path, whose parts are separated by NUL; `None` if there is none. Allowed in every callback of a
+/// stream.
+pub(crate) fn property(path: &[u8]) -> Result<Option<Vec<u8>>, HostError> {
+    let value = fetch("proxy_get_property", |data, size| {
+        // SAFETY: pointer and size are those of a live slice, both out-pointers are live for the call.
+        unsafe { import::proxy_get_property(path.as_ptr(), path.len(), data, size) }
+    });
+    match value {
+        Err(HostError { status: NOT_FOUND, .. }) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Sets a property, which others find in the filter state under `wasm.` and its name. Allowed in every callback of a
+/// stream.
+pub(crate) fn set_property(path: &[u8], value: &[u8]) -> Result<(), HostError> {
+    // SAFETY: pointers and sizes are those of live slices.
+    checked("proxy_set_property", unsafe {
+        import::proxy_set_property(path.as_ptr(), path.len(), value.as_ptr(), value.len())
+    })
+}
+
+/// Puts the request into a connection pool of its own; `argument` says which. Allowed while the request's headers pass.
+pub(crate) fn set_filter_state(argument: &[u8]) -> Result<(), HostError> {
+    const NAME: &[u8] = b"set_envoy_filter_state";
+    fetch("proxy_call_foreign_function", |data, size| {
+        // SAFETY: pointers and sizes are those of live slices, both out-pointers are live for the call.
+        unsafe {
+            let (argument, argument_size) = (argument.as_ptr(), argument.len());
+            import::proxy_call_foreign_function(NAME.as_ptr(), NAME.len(), argument, argument_size, data, size)
+        }
+    })
+    .map(drop)
+}
+
+// === connections ===
+
+/// Makes the stream of `context` the one that the following calls are about. Allowed in a tick.
+pub(crate) fn enter(context: u32) -> Result<(), HostError> {
+    // SAFETY: no pointers.
+    checked("proxy_set_effective_context", unsafe { import::proxy_set_effective_context(context) })
+}
+
+/// Closes the connection of the current stream, towards the pool.
+pub(crate) fn close_connection() -> Result<(), HostError> {
+    // SAFETY: no pointers.
+    checked("proxy_close_stream", unsafe { import::proxy_close_stream(StreamType::Downstream as u32) })
+}
+
+// === timers and metrics ===
+
+/// Has Envoy call the root context's tick every `period`, rounded to milliseconds. Allowed in callbacks of a root context.
+pub(crate) fn set_tick_period(period: Duration) -> Result<(), HostError> {
+    let period = u32::try_from(period.as_millis()).unwrap_or(u32::MAX);
+    // SAFETY: no pointers.
+    checked("proxy_set_tick_period_milliseconds", unsafe { import::proxy_set_tick_period_milliseconds(period) })
+}
+
+/// A metric of Envoy's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MetricId(u32);
+
+/// Finds or creates a metric.
+pub(crate) fn define_metric(kind: Kind, name: &str) -> Result<MetricId, HostError> {
+    let kind = match kind {
+        Kind::Counter => MetricType::Counter,
+        Kind::Gauge => MetricType::Gauge,
+        Kind::Histogram => MetricType::Histogram,
+    };
+    let mut id = 0;
+    // SAFETY: pointer and size are those of a live string, the out-pointer is live for the call.
+    let status = unsafe { import::proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &raw mut id) };
+    checked("proxy_define_metric", status)?;
+    Ok(MetricId(id))
+}
+
+/// Adds to a counter or a gauge.
+pub(crate) fn add_to_metric(metric: MetricId, offset: i64) -> Result<(), HostError> {
+    // SAFETY: no pointers.
+    checked("proxy_increment_metric", unsafe { import::proxy_increment_metric(metric.0, offset) })
+}
+
+/// Sets a gauge, or adds a value to a histogram.
+pub(crate) fn record_metric(metric: MetricId, value: u64) -> Result<(), HostError> {
+    // SAFETY: no pointers.
+    checked("proxy_record_metric", unsafe { import::proxy_record_metric(metric.0, value) })
+}

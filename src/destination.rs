@@ -5,10 +5,16 @@
 //! is exact where it matters:
 //!
 //! Envoy's pool hands out the HTTP/1.1 connection that became idle last (docs/envoy.md, fact 6). The connection filter sees
-//! them become idle in the same order, a moment earlier. So the request gets the one on top of our stack, or one below
-//! it for each request that is admitted and not seen on its connection yet. If none within that reach has expired, neither
-//! has the one that the request will get. Expired connections further down harm nobody: they stay out of reach, or a new
-//! generation starts.
+//! them become idle in the same order, a moment earlier. So a request gets the one on top of our stack, or one further
+//! down:
+//!
+//! - one for each request that was admitted and not seen on its connection yet, since it may have taken one;
+//! - one for each response that the connection filter has seen end and the pool has not, since its connection is not back.
+//!
+//! Both are requests that have not ended and whose connection is not busy, and those can be counted. (An aborted request
+//! counts for a few turns more: the pool has closed its connection, and the connection filter still takes it for busy.) If nothing within
+//! that reach has expired, neither has the connection that the request will get. Expired connections further down harm
+//! nobody: they stay out of reach, or a new generation starts.
 //!
 //! # Race window
 //!
@@ -51,7 +57,9 @@ const NEVER: Timestamp = Timestamp::from_nanos(u64::MAX);
 /// The answer to a request.
 #[derive(Clone, Debug)]
 pub struct Admission {
-    /// The generation that it must be put into.
+    /// The generation that it is put into.
+    pub generation: Generation,
+    /// How to tell the host.
     pub steer: Rc<Steer>,
     /// Whether the pool is divided by our own connections (an internal listener), so that the host call that does it
     /// changes nothing else.
@@ -60,6 +68,15 @@ pub struct Admission {
     pub may_be_reused: bool,
     /// Whether Envoy has to open a connection for it, as far as can be told.
     pub opens_connection: bool,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// With its response: its connection is back in the pool, or was closed by the far end.
+    Answered,
+    /// Without: the pool has closed its connection, and the connection filter will hear of it.
+    Aborted,
 }
 
 /// What the last bytes on a connection meant, by [`framing`](crate::framing).
@@ -121,6 +138,10 @@ pub struct Destination {
     retiring: VecDeque<(Timestamp, ConnectionKey)>,
     /// Closed connections that the pool may not have heard of, with the tick from which on it must have.
     gone: VecDeque<(u64, ConnectionKey)>,
+    /// Aborted requests whose connection may still be thought busy, with the tick from which on it isn't.
+    aborted: VecDeque<(u64, Generation)>,
+    /// Exchanges in flight on the stacked connections of the current generation.
+    busy: usize,
     open: u32,
     idle: u32,
     /// What the gauges were when Envoy was last told.
@@ -170,6 +191,8 @@ impl Destination {
             timers: BinaryHeap::new(),
             retiring: VecDeque::new(),
             gone: VecDeque::new(),
+            aborted: VecDeque::new(),
+            busy: 0,
             open: 0,
             idle: 0,
             reported: (0, 0),
@@ -242,15 +265,38 @@ impl Destination {
             self.start_generation(now);
             self.tally.count(DestinationMetric::Fenced);
         }
-        let unseen = self.fence.unseen();
-        let has_idle = !self.stack.is_empty() || !self.loose.is_empty();
+        let opens_connection = guarded && self.stack.len() < self.reach();
         self.fence.on_admitted(now);
         Admission {
             steer: self.fence.steer(),
+            generation: self.fence.generation(),
             guarded,
-            may_be_reused: is_safe && (!guarded || has_idle || unseen > 0 || self.open > 0),
-            opens_connection: guarded && self.stack.len() <= unseen,
+            may_be_reused: is_safe && (!guarded || self.open > 0),
+            opens_connection,
         }
+    }
+
+    /// A request of `generation` ended.
+    pub fn on_ended(&mut self, generation: Generation, end: End) {
+        match end {
+            End::Answered => self.fence.on_ended(generation),
+            End::Aborted => {
+                let forget_at = self.turns.count().saturating_add(TURNS_IN_PIPE as u64);
+                self.aborted.push_back((forget_at, generation));
+            }
+        }
+    }
+
+    /// Whether it matters now how requests end: something expired is in the stack.
+    pub fn is_delicate(&self, now: Timestamp) -> bool {
+        let oldest = self.stack.oldest().and_then(|slot| self.connections.get(slot as usize));
+        self.out_of_use.stacked > 0
+            || oldest.and_then(|oldest| oldest.expires_at(self.limit)).is_some_and(|at| at <= now)
+    }
+
+    /// How far down the stack the connection of the next request is at most, counted from 1.
+    fn reach(&self) -> usize {
+        self.fence.live().saturating_sub(self.busy).saturating_add(1)
     }
 
     /// Whether the pool could give the next request a connection that has expired.
@@ -268,7 +314,7 @@ impl Destination {
         if self.out_of_use.stacked == 0 && !oldest_has_expired(&self.stack) {
             return false;
         }
-        let reach = self.fence.unseen().saturating_add(1);
+        let reach = self.reach();
         reach > DEEPEST_REACH
             || self.stack.from_newest(&self.connections).take(reach).any(|(_, connection)| has_expired(connection))
     }
@@ -276,6 +322,7 @@ impl Destination {
     /// Ends the current generation: its idle connections are fenced, the busy ones when they become idle.
     fn start_generation(&mut self, now: Timestamp) {
         self.fence.start_generation(now);
+        self.busy = 0;
         // Oldest first, as in every queue here.
         let mut idle: Vec<_> = self.stack.from_newest(&self.connections).map(key_of).collect();
         idle.extend(self.loose.from_newest(&self.connections).map(key_of));
@@ -363,9 +410,11 @@ impl Destination {
             self.on_taken(key, now);
         }
         let Some(connection) = self.get(key) else { return };
-        if !seen.stacked {
-            connection.order = Order::Loose; // takes effect when it becomes idle
+        if !seen.stacked && connection.order == Order::Stacked {
+            self.unlink(key);
+            self.update(key, |connection| connection.order = Order::Loose);
         }
+        let Some(connection) = self.get(key) else { return };
         match NonZeroU32::new(seen.in_flight) {
             Some(in_flight) => {
                 let (reused_at_age, answered) = match connection.phase {
@@ -385,22 +434,12 @@ impl Destination {
 
     /// The pool gave the connection to a request.
     fn on_taken(&mut self, key: ConnectionKey, now: Timestamp) {
-        let current = self.fence.generation();
-        // A request that waited for its connection for longer than this is no longer counted as under way.
-        let counted_since = now.before(self.turns.period().saturating_mul(2));
         self.unlink(key);
         let Some(connection) = self.get(key) else { return };
-        let is_counted = match connection.phase {
-            Phase::Unused => connection.opened_at >= counted_since,
-            _ => true,
-        };
         let reused_at_age = match connection.phase {
             Phase::Idle { since } => Some(now.since(since)),
             _ => None,
         };
-        if connection.generation == current && connection.order == Order::Stacked && is_counted {
-            self.fence.on_seen();
-        }
         if let Some(age) = reused_at_age {
             self.tally.age(DestinationMetric::ReuseIdleAge, age);
         }
@@ -490,7 +529,6 @@ impl Destination {
     /// there is none.
     pub fn tick(&mut self, now: Timestamp) -> Vec<Due> {
         let Some(turn) = self.turns.tick(now) else { return Vec::new() };
-        self.fence.on_turn();
         self.forget_the_gone();
         while let Some(Reverse((at, key))) = self.timers.peek().copied() {
             if at > now {
@@ -509,6 +547,13 @@ impl Destination {
             }
             self.gone.pop_front();
             self.forget(key);
+        }
+        while let Some((forget_at, generation)) = self.aborted.front().copied() {
+            if forget_at > self.turns.count() {
+                break;
+            }
+            self.aborted.pop_front();
+            self.fence.on_ended(generation);
         }
     }
 
@@ -578,6 +623,11 @@ impl Destination {
         is_connected
     }
 
+    /// How many connections are remembered, closed ones that the pool may not have heard of included.
+    pub fn tracked(&self) -> usize {
+        self.connections.len()
+    }
+
     /// The changes of [`DestinationMetric::ConnectionsActive`] and [`DestinationMetric::ConnectionsIdle`] since the last call.
     pub fn take_gauges(&mut self) -> (i64, i64) {
         let (open, idle) = std::mem::replace(&mut self.reported, (self.open, self.idle));
@@ -592,21 +642,22 @@ impl Destination {
 
     /// The only way to change a connection's phase or fence, because counts depend on them.
     fn update(&mut self, key: ConnectionKey, change: impl FnOnce(&mut Connection)) {
+        let current = self.fence.generation();
         let Some(connection) = self.get(key) else { return };
-        let before = (connection.idle_since().is_some(), connection.is_out_of_use(), connection.phase == Phase::Gone);
+        let before = Counts::of(connection);
         change(connection);
-        let after = (connection.idle_since().is_some(), connection.is_out_of_use(), connection.phase == Phase::Gone);
-        let list = connection.links.list();
-        match (before.0, after.0) {
-            (false, true) => self.idle = self.idle.saturating_add(1),
-            (true, false) => self.idle = self.idle.saturating_sub(1),
-            _ => {}
+        let (after, list) = (Counts::of(connection), connection.links.list());
+        let is_current = connection.generation == current;
+        let step = |count: u32, before: bool, after: bool| {
+            count.saturating_sub(u32::from(before)).saturating_add(u32::from(after))
+        };
+        self.idle = step(self.idle, before.is_idle, after.is_idle);
+        self.open = step(self.open, before.is_open, after.is_open);
+        if is_current {
+            self.busy = self.busy.saturating_sub(before.busy).saturating_add(after.busy);
         }
-        if let Some(list) = list.filter(|_| before.1 != after.1) {
-            self.out_of_use.count(list, after.1);
-        }
-        if !before.2 && after.2 {
-            self.open = self.open.saturating_sub(1);
+        if let Some(list) = list.filter(|_| before.is_out_of_use != after.is_out_of_use) {
+            self.out_of_use.count(list, after.is_out_of_use);
         }
     }
 
@@ -646,6 +697,28 @@ impl Destination {
             let (Some(at), Ok(slot)) = (connection.expires_at(limit), u32::try_from(slot)) else { continue };
             connection.queued_for = at;
             self.timers.push(Reverse((at, ConnectionKey { slot, context: connection.context })));
+        }
+    }
+}
+
+/// What of a connection is counted.
+struct Counts {
+    is_idle: bool,
+    is_open: bool,
+    is_out_of_use: bool,
+    busy: usize,
+}
+
+impl Counts {
+    fn of(connection: &Connection) -> Self {
+        Self {
+            is_idle: connection.idle_since().is_some(),
+            is_open: connection.phase != Phase::Gone,
+            is_out_of_use: connection.is_out_of_use(),
+            busy: match (connection.phase, connection.order) {
+                (Phase::Busy { in_flight, .. }, Order::Stacked) => in_flight.get() as usize,
+                _ => 0,
+            },
         }
     }
 }

@@ -10,14 +10,12 @@
 //! - [`Fence::is_young`]: the generation itself is younger than the idle limit, and so is every idle age in it. This needs
 //!   no knowledge of connections, and costs one reconnect per connection and limit.
 //! - The idle stack, in [`destination`](crate::destination), where a connection filter shows the connections. What it
-//!   needs from here is [`Fence::unseen`]: how many requests have been admitted whose connection is not known yet, since
-//!   each of them may have taken one from the top of the stack.
+//!   needs from here is [`Fence::live`]: how many requests of the generation have not ended.
 
 use std::rc::Rc;
 
 use crate::connection::Generation;
 use crate::time::Timestamp;
-use crate::turns::TURNS_IN_PIPE;
 
 /// The generations of one destination on one worker.
 #[derive(Debug)]
@@ -27,8 +25,8 @@ pub struct Fence {
     generation: Generation,
     started_at: Option<Timestamp>,
     steer: Rc<Steer>,
-    /// Admitted and not yet seen on a connection, by the tick since; the latest first.
-    unseen: [u32; TURNS_IN_PIPE],
+    /// Requests of the current generation that have been admitted and have not ended.
+    live: usize,
 }
 
 /// How the host is told the generation of a request: ready-made, because every request needs it.
@@ -44,13 +42,7 @@ impl Fence {
     /// The first generation. `salt` is random.
     pub fn new(salt: u64) -> Self {
         let generation = Generation(1);
-        Self {
-            salt,
-            generation,
-            started_at: None,
-            steer: Rc::new(Steer::new(salt, generation)),
-            unseen: [0; TURNS_IN_PIPE],
-        }
+        Self { salt, generation, started_at: None, steer: Rc::new(Steer::new(salt, generation)), live: 0 }
     }
 
     /// The current generation.
@@ -68,7 +60,7 @@ impl Fence {
         self.generation = Generation(self.generation.0.saturating_add(1));
         self.started_at = Some(now);
         self.steer = Rc::new(Steer::new(self.salt, self.generation));
-        self.unseen = [0; TURNS_IN_PIPE];
+        self.live = 0;
     }
 
     /// Whether the current generation started less than `limit` ago. A generation starts with its first request.
@@ -79,30 +71,19 @@ impl Fence {
     /// A request was admitted to the current generation.
     pub fn on_admitted(&mut self, now: Timestamp) {
         self.started_at.get_or_insert(now);
-        if let Some(latest) = self.unseen.first_mut() {
-            *latest = latest.saturating_add(1);
+        self.live = self.live.saturating_add(1);
+    }
+
+    /// A request of `generation` ended, whichever way.
+    pub fn on_ended(&mut self, generation: Generation) {
+        if generation == self.generation {
+            self.live = self.live.saturating_sub(1);
         }
     }
 
-    /// A request of the current generation was seen on a connection: the one that has been under way for longest.
-    pub fn on_seen(&mut self) {
-        if let Some(oldest) = self.unseen.iter_mut().rev().find(|count| **count > 0) {
-            *oldest = oldest.saturating_sub(1);
-        }
-    }
-
-    /// A tick: what was admitted [`TURNS_IN_PIPE`] ticks ago has been seen, or will not be (its client went away, or
-    /// it waits for a connection, and then the pool has no idle one to give).
-    pub fn on_turn(&mut self) {
-        self.unseen.rotate_right(1);
-        if let Some(latest) = self.unseen.first_mut() {
-            *latest = 0;
-        }
-    }
-
-    /// How many requests may have taken a connection that is still thought idle. May be too many, never too few.
-    pub fn unseen(&self) -> usize {
-        self.unseen.iter().fold(0_usize, |sum, count| sum.saturating_add(*count as usize))
+    /// How many requests of the current generation have not ended.
+    pub fn live(&self) -> usize {
+        self.live
     }
 }
 
@@ -161,20 +142,17 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_unseen_until_its_bytes_or_four_ticks() {
+    fn only_requests_of_the_current_generation_are_live() {
         let mut fence = Fence::new(0);
+        let first = fence.generation();
         fence.on_admitted(at(0));
-        fence.on_turn();
+        fence.on_admitted(at(0));
+        fence.on_ended(first);
+        assert_eq!(fence.live(), 1);
+        fence.start_generation(at(1));
         fence.on_admitted(at(1));
-        assert_eq!(fence.unseen(), 2);
-        fence.on_seen();
-        assert_eq!(fence.unseen(), 1);
-        for left in [1, 1, 1, 0, 0] {
-            fence.on_turn();
-            assert_eq!(fence.unseen(), left);
-        }
-        fence.on_seen();
-        assert_eq!(fence.unseen(), 0);
+        fence.on_ended(first);
+        assert_eq!(fence.live(), 1);
     }
 
     #[test]

@@ -43,11 +43,6 @@ impl Turns {
         self.period = period;
     }
 
-    /// The time between two ticks, if they come in time.
-    pub fn period(&self) -> Duration {
-        self.period
-    }
-
     /// The number of ticks so far.
     pub fn count(&self) -> u64 {
         self.count

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::connection::{ConnectionKey, Generation};
-use crate::destination::{Admission, Destination};
+use crate::destination::{Admission, Destination, End};
 use crate::policy::Policy;
 use crate::time::Timestamp;
 
@@ -64,9 +64,17 @@ impl Worker {
         let destination = self.destinations.get_mut(id.0)?;
         let admission = destination.admit(now);
         if admission.opens_connection {
-            self.opening = Some((id, destination.generation()));
+            self.opening = Some((id, admission.generation));
         }
         Some(admission)
+    }
+
+    /// A request that was admitted to `generation` ended.
+    pub fn end(&mut self, id: DestinationId, generation: Generation, end: End) {
+        self.opening = None;
+        if let Some(destination) = self.destinations.get_mut(id.0) {
+            destination.on_ended(generation, end);
+        }
     }
 
     /// Envoy's pool opened a connection to `endpoint` of the cluster.

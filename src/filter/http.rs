@@ -8,15 +8,20 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use crate::config::HttpConfig;
+use crate::connection::Generation;
+use crate::destination::End;
 use crate::header_map;
 use crate::host;
 use crate::policy::{Policy, RetryStale};
 use crate::worker::DestinationId;
 
-use super::destinations::{self, with_worker};
+use super::destinations::{self, with_destination, with_worker};
 
 /// The route's cluster.
 const CLUSTER_NAME: &[u8] = b"xds\0cluster_name";
+
+/// A number, 0 if the request went as requests do.
+const RESPONSE_FLAGS: &[u8] = b"response\0flags";
 
 /// Where the generation goes if the cluster's connections are not seen: the filter state `wasm.idleguard.generation`.
 const GENERATION: &[u8] = b"idleguard.generation";
@@ -70,17 +75,20 @@ impl Drop for HttpRoot {
 /// One request.
 pub(super) struct HttpFilter {
     root: Option<Rc<HttpRoot>>,
+    /// What it was admitted to.
+    admitted: Option<(DestinationId, Generation)>,
 }
 
 impl HttpFilter {
     pub(super) fn new(root: Option<Rc<HttpRoot>>) -> Self {
-        Self { root }
+        Self { root, admitted: None }
     }
 
-    fn steer(root: &HttpRoot, cluster: &[u8], method: Option<&[u8]>) {
+    fn steer(&mut self, root: &HttpRoot, cluster: &[u8], method: Option<&[u8]>) {
         let Some(id) = root.destination(cluster) else { return };
         let now = host::now();
         let Some(admission) = with_worker(|worker| worker.admit(id, now)).flatten() else { return };
+        self.admitted = Some((id, admission.generation));
         let steered = if admission.guarded {
             host::set_filter_state(&admission.steer.filter_state)
         } else {
@@ -100,7 +108,28 @@ fn is_idempotent(method: &[u8]) -> bool {
     matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
 }
 
-impl Context for HttpFilter {}
+impl Context for HttpFilter {
+    fn on_done(&mut self) -> bool {
+        let Some((id, generation)) = self.admitted.take() else { return true };
+        let now = host::now();
+        let is_delicate = with_destination(id, |destination| destination.is_delicate(now)).unwrap_or_default();
+        // Asked for only when it matters: a host call for every request would be felt.
+        let end = if is_delicate && has_response_flags() { End::Aborted } else { End::Answered };
+        with_worker(|worker| worker.end(id, generation, end));
+        true
+    }
+}
+
+/// Whether Envoy noted something unusual about the current request (a timeout, a client that went away, …).
+fn has_response_flags() -> bool {
+    match host::property(RESPONSE_FLAGS) {
+        Ok(flags) => flags.is_none_or(|flags| flags.iter().any(|byte| *byte != 0)),
+        Err(error) => {
+            host::report(error);
+            true
+        }
+    }
+}
 
 impl HttpContext for HttpFilter {
     fn on_http_request_headers(&mut self, _count: usize, _end: bool) -> Action {
@@ -113,10 +142,18 @@ impl HttpContext for HttpFilter {
         let headers = header_map::pairs(&bytes).unwrap_or_default();
         let method = headers.iter().find(|(name, _)| *name == b":method").map(|(_, value)| *value);
         match host::property(CLUSTER_NAME) {
-            Ok(Some(cluster)) => Self::steer(&root, &cluster, method),
+            Ok(Some(cluster)) => self.steer(&root, &cluster, method),
             Ok(None) => {} // no route: the router will answer
             Err(error) => host::report(error),
         }
         Action::Continue
+    }
+}
+
+impl Drop for HttpFilter {
+    fn drop(&mut self) {
+        if let Some((id, generation)) = self.admitted {
+            with_worker(|worker| worker.end(id, generation, End::Aborted));
+        }
     }
 }

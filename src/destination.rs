@@ -316,6 +316,7 @@ impl Destination {
         }
         let reach = self.reach();
         reach > DEEPEST_REACH
+            || self.turns.is_stalled(now)
             || self.stack.from_newest(&self.connections).take(reach).any(|(_, connection)| has_expired(connection))
     }
 

@@ -48,6 +48,17 @@ impl Turns {
         self.count
     }
 
+    /// Whether the event loop is stuck in a long turn, or just was: what happened before it may not have been heard of
+    /// everywhere.
+    pub fn is_stalled(&self, now: Timestamp) -> bool {
+        let [last, ..] = self.ticks;
+        self.late_in_a_row > 0 || self.is_late(now.since(last))
+    }
+
+    fn is_late(&self, gap: Duration) -> bool {
+        self.count > 0 && gap > self.period.saturating_mul(2)
+    }
+
     /// A tick at `now`. `None` if it comes so soon after the last one that both may be of the same turn (two filter
     /// configurations tick independently).
     pub fn tick(&mut self, now: Timestamp) -> Option<Turn> {
@@ -56,7 +67,7 @@ impl Turns {
         if self.count > 0 && gap.saturating_mul(2) < self.period {
             return None;
         }
-        let late = self.count > 0 && gap > self.period.saturating_mul(2);
+        let late = self.is_late(gap);
         self.late_in_a_row = if late { self.late_in_a_row.saturating_add(1) } else { 0 };
         self.count = self.count.saturating_add(1);
         self.ticks.rotate_right(1);

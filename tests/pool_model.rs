@@ -329,7 +329,7 @@ fn run(steps: &[Step], max_connections: usize, latency: u64) -> Envoy {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_request_meets_an_expired_or_closed_connection(

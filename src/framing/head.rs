@@ -147,6 +147,18 @@ pub(super) struct ResponseHead {
 impl RequestHead {
     /// Reads a complete head with at most `fields` field lines.
     pub(super) fn parse(head: &[u8], fields: usize) -> Result<Self, OpaqueCause> {
+        // `httparse` wants UTF-8 in the target, old clients write Latin-1, and which one is no matter of framing.
+        let line = head.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        if !line.is_ascii() {
+            let mut ascii = head.to_vec();
+            ascii.iter_mut().take(line.len()).filter(|byte| !byte.is_ascii()).for_each(|byte| *byte = b'?');
+            return Self::parse_ascii(&ascii, fields);
+        }
+        Self::parse_ascii(head, fields)
+    }
+
+    /// The first line must be ASCII.
+    fn parse_ascii(head: &[u8], fields: usize) -> Result<Self, OpaqueCause> {
         with_room(fields, |room| {
             let mut request = httparse::Request::new(&mut []);
             let parsed = request.parse_with_uninit_headers(head, room);

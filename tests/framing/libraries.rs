@@ -1,0 +1,1 @@
+//! HTTP/2 message sequences (RFC 9113).

@@ -189,7 +189,7 @@ fn leading_group(text: &[u8]) -> Option<(u16, &[u8])> {
         if text.len().checked_sub(rest.len())? == 4 {
             return None;
         }
-        group = group << 4 | digit;
+        group = (group << 4) | digit;
         rest = after;
     }
     Some((group, rest))
@@ -244,7 +244,7 @@ pub fn from_backwards(mut text: Vec<u8>) -> String {
 
 fn push_octet(mut octet: u8, text: &mut Vec<u8>) {
     loop {
-        text.push(b'0' | octet % 10);
+        text.push(b'0' | (octet % 10));
         octet /= 10;
         if octet == 0 {
             break;

@@ -608,3 +608,261 @@ fn warn_of_order(section: &Section, sources: &[String], warnings: &mut Vec<Strin
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn read(config: Value) -> Result<(ClientIp, Vec<String>), String> {
+        ClientIp::from_section(Section::try_new("client_ip", config).unwrap()).map_err(|error| error.to_string())
+    }
+
+    fn client_ip(config: Value) -> ClientIp {
+        read(config).unwrap().0
+    }
+
+    fn warnings(config: Value) -> Vec<String> {
+        read(config).unwrap().1
+    }
+
+    type Text<'a> = (&'a str, &'a str);
+
+    fn resolve<'a>(client_ip: &'a ClientIp, peer: &str, headers: &[Text<'a>]) -> Resolution<'a> {
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+        client_ip.resolve(Peer::from_filter_state(peer.as_bytes()), &headers)
+    }
+
+    fn remove(name: &str) -> Edit<'_> {
+        Edit::Remove { name: name.as_bytes() }
+    }
+
+    fn replace<'a>(name: &'a str, value: &str) -> Edit<'a> {
+        Edit::Replace { name, value: value.into() }
+    }
+
+    #[test]
+    fn the_source_address_is_a_peer_only_with_a_port() {
+        let known = Peer::Known([10, 0, 0, 1].into());
+        for (text, peer) in [
+            ("10.0.0.1:41000", known),
+            ("[::ffff:10.0.0.1]:1", known),
+            ("10.0.0.1:0", Peer::Unknown), // an element of x-forwarded-for
+            ("10.0.0.1", Peer::Unknown),
+            ("", Peer::Unknown),
+            ("@", Peer::Unknown),
+            ("0.0.0.0:1", Peer::Unknown),
+        ] {
+            assert_eq!(Peer::from_source_address(text.as_bytes()), peer, "{text}");
+        }
+        assert_eq!(Peer::from_filter_state(b"10.0.0.1:0"), known);
+        assert_eq!(Peer::from_filter_state(b"10.0.0.1"), known);
+        assert_eq!(Peer::from_filter_state(b"/run/envoy.sock"), Peer::Unknown);
+    }
+
+    #[test]
+    fn each_outcome_has_its_name() {
+        let config = client_ip(json!({"trusted_proxies": ["10.0.0.0/8"]}));
+        for (peer, headers, outcome, client) in [
+            ("10.0.0.1:1", [("x-forwarded-for", "203.0.113.5")].as_slice(), Outcome::Rewritten, Some([203, 0, 113, 5])),
+            ("192.0.2.1:1", &[("x-forwarded-for", "203.0.113.5")], Outcome::UntrustedPeer, Some([192, 0, 2, 1])),
+            ("@", &[("x-forwarded-for", "203.0.113.5")], Outcome::UnknownPeer, None),
+            ("10.0.0.1:1", &[("x-forwarded-for", "unknown")], Outcome::Invalid, Some([10, 0, 0, 1])),
+            ("10.0.0.1:1", &[], Outcome::Missing, Some([10, 0, 0, 1])),
+        ] {
+            let resolution = resolve(&config, peer, headers);
+            assert_eq!((resolution.outcome, resolution.rejected), (outcome, false), "{peer} {headers:?}");
+            assert_eq!(resolution.client, client.map(IpAddr::from), "{peer} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_rejected_request_keeps_its_outcome_and_gets_no_edits() {
+        let config =
+            client_ip(json!({"trusted_proxies": ["10.0.0.0/8"], "on_invalid": "reject", "on_missing": "reject"}));
+        for (headers, outcome) in [
+            ([("x-forwarded-for", "x"), ("x_real_ip", "y")].as_slice(), Outcome::Invalid),
+            (&[("x_real_ip", "y")], Outcome::Missing),
+        ] {
+            let rejected = Resolution { outcome, rejected: true, client: None, edits: vec![] };
+            assert_eq!(resolve(&config, "10.0.0.1:1", headers), rejected);
+        }
+    }
+
+    #[test]
+    fn a_header_gets_the_fewest_edits_that_make_it_right() {
+        let config =
+            client_ip(json!({"trusted_proxies": ["10.0.0.0/8"], "set": ["x-real-ip"], "strip": ["x-client-ip"]}));
+        let edits = |headers| resolve(&config, "192.0.2.1:1", headers).edits;
+        let written = || replace("x-real-ip", "192.0.2.1");
+        assert_eq!(edits(&[]), [written()]);
+        assert_eq!(edits(&[("x-real-ip", "10.0.0.1")]), [written()]);
+        assert_eq!(edits(&[("X-Real-IP", "192.0.2.1")]), []);
+        assert_eq!(edits(&[("x-real-ip", "192.0.2.1 ")]), [written()]);
+        let twice = [remove("x-real-ip"), written()];
+        assert_eq!(edits(&[("x-real-ip", "192.0.2.1"), ("X-REAL-IP", "192.0.2.1")]), twice);
+        assert_eq!(
+            edits(&[
+                ("x-client-ip", ""),
+                ("accept", "*/*"),
+                ("X_Client_IP", "a"),
+                ("x-client-ip", "b"),
+                ("x_client_ip", "")
+            ]),
+            [written(), remove("x-client-ip"), remove("X_Client_IP")],
+        );
+        assert_eq!(
+            edits(&[("x-real_ip", "192.0.2.1"), ("x_real_ip", "a"), ("x-real-ip", "192.0.2.1")]),
+            [remove("x-real_ip"), remove("x_real_ip"),]
+        );
+    }
+
+    #[test]
+    fn both_kinds_of_list_are_written_of_one_chain() {
+        let config =
+            client_ip(json!({"trusted_proxies": ["fd00::/8"], "set": ["x-forwarded-for", "forwarded", "x-client"]}));
+        let edits = resolve(&config, "[fd00::1]:1", &[("x-forwarded-for", "203.0.113.5, fd00::2")]).edits;
+        assert_eq!(
+            edits,
+            [
+                replace("forwarded", "for=203.0.113.5, for=\"[fd00::2]\", for=\"[fd00::1]\""),
+                replace("x-client", "203.0.113.5"),
+                replace("x-forwarded-for", "203.0.113.5, fd00::2, fd00::1"),
+            ]
+        );
+    }
+
+    #[test]
+    fn an_unknown_peer_leaves_nothing_but_other_headers() {
+        let config = client_ip(json!({"trusted_hops": 1}));
+        let headers = [("x-real-ip", "a"), ("true_client-ip", "b"), ("accept", "*/*"), ("x-forwarded-for", "c")];
+        let resolution = resolve(&config, "", &headers);
+        assert_eq!(resolution.client, None);
+        assert_eq!(resolution.edits, [remove("x-real-ip"), remove("true_client-ip"), remove("x-forwarded-for")]);
+    }
+
+    #[test]
+    fn a_name_that_is_configured_with_underscores_is_read_and_written_so() {
+        let config = client_ip(json!({
+            "trusted_proxies": ["10.0.0.0/8"],
+            "sources": ["client_ip"],
+            "set": ["client-ip", "CLIENT_IP"],
+            "strip": [],
+        }));
+        let resolution = resolve(&config, "10.0.0.1:1", &[("client-ip", "192.0.2.66"), ("client_ip", "203.0.113.5")]);
+        assert_eq!(resolution.client, Some([203, 0, 113, 5].into()));
+        assert_eq!(resolution.edits, [remove("client_ip"), replace("client-ip", "203.0.113.5")]);
+    }
+
+    #[test]
+    fn names_longer_than_any_in_use_are_found_too() {
+        let long = format!("x-{}", "long-".repeat(20));
+        let config = client_ip(json!({"set": [], "strip": [long]}));
+        let spelled = long.replace('-', "_");
+        assert_eq!(resolve(&config, "10.0.0.1:1", &[(&spelled, "a")]).edits, [remove(&spelled)]);
+    }
+
+    #[test]
+    fn every_spelling_is_among_the_removals() {
+        let config = client_ip(json!({"set": ["x-real-ip"], "sources": ["forwarded"], "strip": []}));
+        let mut removals: Vec<String> = config.removals().collect();
+        removals.sort();
+        assert_eq!(removals, ["forwarded", "x-real-ip", "x-real_ip", "x_real-ip", "x_real_ip"]);
+        let config = client_ip(json!({"set": [], "sources": [], "strip": ["a-b-c-d-e-f-g-h-i-j-k"]}));
+        assert_eq!(config.removals().count(), 256);
+        assert!(config.removals().any(|name| name == "a_b_c_d_e_f_g_h_i_j_k"));
+    }
+
+    #[test]
+    fn an_empty_section_trusts_nobody_and_cleans_up() {
+        let (config, warnings) = read(json!({})).unwrap();
+        assert_eq!(warnings, Vec::<String>::new());
+        assert_eq!(config.peer_filter_state(), "idleguard.peer");
+        let mut names: Vec<&str> = config.headers.all.iter().map(|header| header.folded.as_str()).collect();
+        names.sort_unstable();
+        let expected = [
+            "cf-connecting-ip",
+            "fastly-client-ip",
+            "forwarded",
+            "true-client-ip",
+            "x-client-ip",
+            "x-cluster-client-ip",
+            "x-forwarded-for",
+            "x-real-ip",
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(client_ip(json!({"peer_filter_state": "my.peer"})).peer_filter_state(), "my.peer");
+    }
+
+    #[test]
+    fn an_impossible_setting_is_refused_by_name() {
+        let block = "an address or a block such as \"10.0.0.0/8\" or \"2001:db8::/32\", with neither zone nor port, or \
+                     \"private\", or \"loopback\"";
+        let name = "a header name: letters, digits and !#$%&'*+-.^_`|~";
+        let words = "\"peer\" or \"omit\" or \"reject\"";
+        for (config, key, given, allowed) in [
+            (json!({"trusted_proxies": ["10.0.0.1", "fe80::1%eth0"]}), "trusted_proxies[1]", "\"fe80::1%eth0\"", block),
+            (json!({"trusted_proxies": ["10.0.0.1:80"]}), "trusted_proxies[0]", "\"10.0.0.1:80\"", block),
+            (json!({"trusted_proxies": ["[::1]:80"]}), "trusted_proxies[0]", "\"[::1]:80\"", block),
+            (json!({"trusted_proxies": ["10.0.0.0/33"]}), "trusted_proxies[0]", "\"10.0.0.0/33\"", block),
+            (json!({"trusted_proxies": ["Private"]}), "trusted_proxies[0]", "\"Private\"", block),
+            (json!({"trusted_proxies": [7]}), "trusted_proxies[0]", "7", "a string"),
+            (json!({"trusted_proxies": "private"}), "trusted_proxies", "\"private\"", "a list of addresses and blocks"),
+            (json!({"trusted_hops": 0}), "trusted_hops", "0", "a whole number from 1 up"),
+            (json!({"trusted_hops": 1.5}), "trusted_hops", "1.5", "a whole number from 1 up"),
+            (json!({"trusted_hops": null}), "trusted_hops", "null", "a whole number from 1 up"),
+            (json!({"sources": ["x-real-ip", "x real ip"]}), "sources[1]", "\"x real ip\"", name),
+            (json!({"sources": "x-real-ip"}), "sources", "\"x-real-ip\"", "a list of header names"),
+            (json!({"set": [""]}), "set[0]", "\"\"", name),
+            (json!({"set": [":authority"]}), "set[0]", "\":authority\"", name),
+            (json!({"strip": ["x-réal-ip"]}), "strip[0]", "\"x-réal-ip\"", name),
+            (json!({"on_invalid": "drop"}), "on_invalid", "\"drop\"", words),
+            (json!({"on_missing": true}), "on_missing", "true", words),
+            (json!({"peer_filter_state": ""}), "peer_filter_state", "\"\"", "the key of a filter state"),
+            (
+                json!({"trusted_proxy": []}),
+                "trusted_proxy",
+                "[]",
+                "an unknown key; the keys here are trusted_proxies, trusted_hops, sources, set, strip, on_invalid, \
+                 on_missing, peer_filter_state",
+            ),
+        ] {
+            let expected = format!("client_ip.{key}: {given} is not allowed: {allowed}");
+            assert_eq!(read(config).err(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn what_lets_clients_choose_their_address_is_warned_of() {
+        assert_eq!(warnings(json!({"trusted_proxies": ["private", "203.0.113.0/24"], "trusted_hops": 2})), [""; 0]);
+        assert_eq!(
+            warnings(json!({"trusted_proxies": ["10.0.0.0/8", "0.0.0.0/0", "::/0"]})),
+            [
+                "client_ip.trusted_proxies[1]: \"0.0.0.0/0\" trusts every IPv4 address: whoever connects from one can \
+                 choose his own address",
+                "client_ip.trusted_proxies[2]: \"::/0\" trusts every IPv6 address: whoever connects from one can choose \
+                 his own address",
+            ]
+        );
+        assert_eq!(warnings(json!({"trusted_proxies": ["::ffff:0:0/96"]})).len(), 1);
+        assert_eq!(
+            warnings(json!({"trusted_hops": 2})),
+            [
+                "client_ip.trusted_hops: 2 without trusted_proxies believes any peer: make sure that only your own proxies \
+                 can connect"
+            ]
+        );
+        assert_eq!(
+            warnings(json!({"sources": ["X-Real-IP", "x-forwarded-for", "true-client-ip"]})),
+            ["client_ip.sources[0]: \"x-real-ip\" is asked before the list \"x-forwarded-for\": unless every trusted \
+                 proxy sets or removes it, clients can choose their address there"]
+        );
+        assert_eq!(warnings(json!({"sources": ["forwarded", "x-forwarded-for", "x-real-ip"]})), [""; 0]);
+    }
+
+    #[test]
+    fn a_set_header_is_written_though_strip_names_it() {
+        let config = client_ip(json!({"set": ["x-client-ip"], "strip": ["X_Client_IP"]}));
+        assert_eq!(resolve(&config, "192.0.2.1:1", &[]).edits, [replace("x-client-ip", "192.0.2.1")]);
+    }
+}

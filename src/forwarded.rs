@@ -175,3 +175,118 @@ fn before_last_quote(mut text: &[u8]) -> Option<&[u8]> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::canonical;
+
+    fn texts(elements: impl Iterator<Item = Option<IpAddr>>) -> Vec<String> {
+        elements.map(|element| element.map_or("-".into(), canonical)).collect()
+    }
+
+    fn read(lines: &[&str]) -> Vec<String> {
+        texts(forwarded(lines.iter().map(|line| line.as_bytes())))
+    }
+
+    #[test]
+    fn a_list_is_read_from_the_right_over_all_its_lines() {
+        let lines: [&[u8]; 4] = [b"192.0.2.1, 192.0.2.2", b" \t", b",192.0.2.3:80", b"x , [::1]"];
+        let walked = texts(x_forwarded_for(lines.into_iter()));
+        assert_eq!(walked, ["::1", "-", "192.0.2.3", "-", "192.0.2.2", "192.0.2.1"]);
+        let walked =
+            read(&["for=192.0.2.1, for=192.0.2.2", "", "proto=http,for=\"192.0.2.3:80\"", "for=x , for=\"[::1]\""]);
+        assert_eq!(walked, ["::1", "-", "192.0.2.3", "-", "192.0.2.2", "192.0.2.1"]);
+    }
+
+    #[test]
+    fn blank_lines_are_no_elements_and_commas_alone_are_empty_ones() {
+        assert_eq!(read(&["", " ", "\t"]), Vec::<String>::new());
+        assert_eq!(read(&[","]), ["-", "-"]);
+        assert_eq!(read(&[", for=192.0.2.1 ,"]), ["-", "192.0.2.1", "-"]);
+        assert_eq!(texts(x_forwarded_for([b",".as_slice()].into_iter())), ["-", "-"]);
+    }
+
+    #[test]
+    fn only_for_counts_and_only_once() {
+        for (element, node) in [
+            ("for=192.0.2.1", "192.0.2.1"),
+            ("FoR=192.0.2.1", "192.0.2.1"),
+            ("by=192.0.2.9;for=192.0.2.1;host=h", "192.0.2.1"),
+            ("; for= 192.0.2.1 ;", "192.0.2.1"),
+            ("for=\"192.0.2.1:_x\"", "192.0.2.1"),
+            ("for=\" 192.0.2.1 \"", "192.0.2.1"),
+            ("for=192.0.2.1;for=192.0.2.1", "-"),
+            ("for=x;for=192.0.2.1;for=x", "-"),
+            ("for;for =192.0.2.1", "-"),
+            ("for", "-"),
+            ("for=", "-"),
+            ("for=\"\"", "-"),
+            ("192.0.2.1", "-"),
+        ] {
+            assert_eq!(read(&[element]), [node], "{element}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_one_quoted_string_or_has_no_quote() {
+        for (value, node) in [
+            (r#""192.0.2.1""#, "192.0.2.1"),
+            (r#""\192.\0.2.\1""#, "192.0.2.1"),
+            (r#""192.0.2.1"#, "-"),
+            (r#"192.0.2.1""#, "-"),
+            (r#""192.0.2.1"x"#, "-"),
+            (r#"x"192.0.2.1""#, "-"),
+            (r#""192.0.2.1""192.0.2.1""#, "-"),
+            (r#""192.0.2.1\""#, "-"),
+            (r#""192.0.2.1\\""#, "-"),
+            (r#"\"192.0.2.1\""#, "-"),
+            (r#"192.0.2.\1"#, "-"),
+            (r#"""#, "-"),
+            (r#""\""#, "-"),
+        ] {
+            assert_eq!(read(&[&format!("for={value}")]), [node], "{value}");
+        }
+    }
+
+    #[test]
+    fn separators_in_quotes_separate_nothing() {
+        assert_eq!(read(&[r#"for=192.0.2.1;host="a,b;for=192.0.2.2""#]), ["192.0.2.1"]);
+        assert_eq!(read(&[r#"for=192.0.2.1;host="a\",for=\"b", for=192.0.2.2"#]), ["192.0.2.2", "192.0.2.1"]);
+        assert_eq!(read(&[r#"for=192.0.2.1;host="a\\",for=192.0.2.2"#]), ["192.0.2.2", "192.0.2.1"]);
+    }
+
+    #[test]
+    fn a_quote_without_partner_separates_like_any_other_byte() {
+        assert_eq!(read(&[r#"for="192.0.2.1, for=192.0.2.2"#]), ["192.0.2.2", "-"]);
+        assert_eq!(read(&[r#"for=192.0.2.1, host=";for=192.0.2.2"#]), ["192.0.2.2", "192.0.2.1"]);
+        assert_eq!(read(&[r#"for=192.0.2.1;host=""#, r#"for=192.0.2.2"#]), ["192.0.2.2", "192.0.2.1"]);
+    }
+
+    #[test]
+    fn a_pair_of_quotes_may_span_lines() {
+        assert_eq!(
+            read(&[r#"for=192.0.2.1;host="a"#, "", r#"b";proto=http, for=192.0.2.2"#]),
+            ["192.0.2.2", "192.0.2.1"]
+        );
+        assert_eq!(
+            read(&["for=192.0.2.1", r#"for="192.0.2.2"#, "x", r#"",for=192.0.2.3"#]),
+            ["192.0.2.3", "-", "192.0.2.1"]
+        );
+        // Across the lines the second `for` is still a second one.
+        assert_eq!(read(&[r#"for=192.0.2.1;for="192.0.2.2"#, r#"";x=y"#]), ["-"]);
+    }
+
+    /// Counts how far the walk has read, one line at a time.
+    #[test]
+    fn lines_further_left_are_not_read_before_they_are_needed() {
+        let read = std::cell::Cell::new(0);
+        let lines = [r#"for="192.0.2.1, ""#, "for=192.0.2.2", r#"for=192.0.2.3;host="h""#];
+        let lines = lines.iter().map(|line| line.as_bytes()).inspect(|_| read.set(read.get() + 1));
+        let mut elements = forwarded(lines);
+        assert_eq!(elements.next(), Some(parse_address(b"192.0.2.3")));
+        assert_eq!(read.get(), 1);
+        assert_eq!(elements.next(), Some(parse_address(b"192.0.2.2")));
+        assert_eq!(read.get(), 2);
+    }
+}

@@ -1,18 +1,868 @@
 //! Who the client is, and which headers the application gets.
+//!
+//! Anyone may send forwarding headers, so the question is not what they say but who wrote it. The peer on the socket is
+//! the one thing that can't be forged: if it is trusted, so is what it appended, and from there the walk goes from one
+//! trusted proxy to the next. Whatever the verdict, the application gets headers that we wrote, or none: every other
+//! spelling and source is removed, or an attacker would write the one that we overlooked.
+//!
+//! ```
+//! use idleguard::client_ip::{ClientIp, Edit, Outcome, Peer};
+//! use idleguard::config::Section;
+//!
+//! let json = serde_json::json!({"trusted_proxies": ["10.0.0.0/8"], "set": ["x-real-ip"]});
+//! let (client_ip, warnings) = ClientIp::from_section(Section::try_new("client_ip", json)?)?;
+//! assert!(warnings.is_empty());
+//!
+//! let headers = [(b"x-forwarded-for".as_slice(), b"192.0.2.66, 203.0.113.5".as_slice())];
+//! let resolution = client_ip.resolve(Peer::from_filter_state(b"10.0.0.1:41000"), &headers);
+//! assert_eq!(resolution.outcome, Outcome::Rewritten);
+//! assert_eq!(resolution.client, Some([203, 0, 113, 5].into()));
+//! assert_eq!(
+//!     resolution.edits,
+//!     [
+//!         Edit::Replace { name: "x-real-ip", value: "203.0.113.5".into() },
+//!         Edit::Remove { name: b"x-forwarded-for" },
+//!     ],
+//! );
+//! # Ok::<(), idleguard::config::ConfigError>(())
+//! ```
 
+use std::cmp::Ordering;
+use std::net::IpAddr;
+
+use crate::address::{
+    Blocks, Cidr, LONGEST_TEXT, canonical, from_backwards, parse_address, parse_endpoint, push_backwards,
+};
 use crate::config::{ConfigError, Section};
+use crate::forwarded::{forwarded, is_blank, x_forwarded_for};
 
-/// Placeholder until the branch lands.
-#[derive(Debug)]
-pub struct ClientIp;
+/// Who is on the other end of the connection that the request came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// This address, port and zone aside.
+    Known(IpAddr),
+    /// Nobody told, or it has no IP address (a Unix socket). Nothing is believed, and nothing is claimed.
+    Unknown,
+}
+
+impl Peer {
+    /// The peer as the listener recorded it: an address, mostly with a port.
+    pub fn from_filter_state(text: &[u8]) -> Self {
+        parse_address(text).map_or(Self::Unknown, Self::Known)
+    }
+
+    /// The peer from the property `source.address`, if that is a transport address. Envoy may have put an element of
+    /// `x-forwarded-for` there, which is the client's to choose; it has port 0 then.
+    pub fn from_source_address(text: &[u8]) -> Self {
+        match parse_endpoint(text) {
+            Some((address, Some(1..))) => Self::Known(address),
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// What became of a request; each is a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// A trusted peer named the client.
+    Rewritten,
+    /// The peer isn't trusted: it is the client.
+    UntrustedPeer,
+    /// Nobody knows the peer: there is no client.
+    UnknownPeer,
+    /// A trusted peer's source is malformed: `on_invalid`.
+    Invalid,
+    /// A trusted peer sent no source: `on_missing`.
+    Missing,
+}
+
+/// Who the client is, and what to do about the headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolution<'a> {
+    /// How the answer came about.
+    pub outcome: Outcome,
+    /// The request is to be answered with 400; there is neither a client nor an edit.
+    pub rejected: bool,
+    /// The client's address, for the property `idleguard.client_ip`.
+    pub client: Option<IpAddr>,
+    /// What the headers still lack, as few calls as possible. Names of different edits may be spellings of one header,
+    /// so the order counts.
+    pub edits: Vec<Edit<'a>>,
+}
+
+/// One call of the host that changes the request's headers. Names are compared without regard to case there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Edit<'a> {
+    /// Remove every occurrence. The name is as the request has it.
+    Remove {
+        /// The header's name.
+        name: &'a [u8],
+    },
+    /// Replace the only occurrence, or add the header. (Of several occurrences Envoy would rewrite the first and keep
+    /// the others; a [`Remove`](Self::Remove) comes before then.)
+    Replace {
+        /// The header's name, in lower case.
+        name: &'a str,
+        /// The header's value, printable ASCII.
+        value: String,
+    },
+}
+
+/// The `client_ip` section of the configuration.
+#[derive(Clone, Debug)]
+pub struct ClientIp {
+    trust: Trust,
+    sources: Vec<Source>,
+    on_invalid: Fallback,
+    on_missing: Fallback,
+    peer_filter_state: String,
+    headers: Headers,
+}
+
+/// Whom to believe, and how far.
+#[derive(Clone, Debug)]
+enum Trust {
+    /// These addresses, as peers and as elements of a list.
+    Listed(Blocks),
+    /// Peers among these, or any if there are none; then this many elements of a list, whatever they are.
+    Hops { peers: Blocks, count: u32 },
+}
+
+/// Where to look for the client.
+#[derive(Clone, Debug)]
+struct Source {
+    name: String,
+    form: Form,
+    /// Its place in [`Headers::all`].
+    header: usize,
+}
+
+/// What a header holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    XForwardedFor,
+    Forwarded,
+    Address,
+}
+
+/// What to do about a trusted peer that doesn't tell who the client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fallback {
+    Peer,
+    Omit,
+    Reject,
+}
+
+/// Every header in `sources`, `set` and `strip`.
+#[derive(Clone, Debug)]
+struct Headers {
+    /// `x-forwarded-for` is the last one: what is written there is the chain itself, given away.
+    all: Vec<Header>,
+    /// Which lengths their names have; most other headers are ruled out by that.
+    lengths: [bool; 64],
+}
+
+/// One header in all its spellings, the same to an application that gets them as CGI variables (RFC 3875 §4.1.18).
+#[derive(Clone, Debug)]
+struct Header {
+    /// The name in lower case, with `-` for `_`.
+    folded: String,
+    /// The spelling that the application gets, if any, and what it holds.
+    written: Option<(String, Form)>,
+}
+
+/// A line of the request under a name of ours, however it is spelled.
+#[derive(Clone, Copy, Debug)]
+struct Line<'a> {
+    header: usize,
+    name: &'a [u8],
+    value: &'a [u8],
+}
+
+// === impl ClientIp ===
 
 impl ClientIp {
-    /// Placeholder.
+    /// Reads the section. Beside it come warnings: settings that are allowed, yet let clients choose their address if
+    /// the network doesn't prevent it.
     ///
     /// # Errors
-    /// If a key is unknown.
-    pub fn from_section(section: Section) -> Result<(Self, Vec<String>), ConfigError> {
-        section.into_entries();
-        Ok((Self, Vec::new()))
+    /// If a key is unknown, or a value is of the wrong type or impossible.
+    pub fn from_section(mut section: Section) -> Result<(Self, Vec<String>), ConfigError> {
+        let mut warnings = Vec::new();
+        let peers = take_trusted_proxies(&mut section, &mut warnings)?;
+        let trust = match section.take_whole_number("trusted_hops", 1)? {
+            None => Trust::Listed(peers),
+            Some(count) => {
+                if peers.is_empty() {
+                    warnings.push(format!(
+                        "{}: {count} without trusted_proxies believes any peer: make sure that only your own proxies can \
+                         connect",
+                        section.path_of("trusted_hops"),
+                    ));
+                }
+                Trust::Hops { peers, count }
+            }
+        };
+        let sources = take_names(&mut section, "sources")?.unwrap_or_else(|| owned(&["x-forwarded-for"]));
+        let set = take_names(&mut section, "set")?.unwrap_or_else(|| owned(&["x-forwarded-for", "x-real-ip"]));
+        // By default less what is in `sources` or `set`, which `Headers` sees to: those are removed and written anyway.
+        let strip = take_names(&mut section, "strip")?.unwrap_or_else(|| owned(&STRIPPED));
+        let fallbacks = [("peer", Fallback::Peer), ("omit", Fallback::Omit), ("reject", Fallback::Reject)];
+        let on_invalid = section.take_word("on_invalid", &fallbacks)?.unwrap_or(Fallback::Peer);
+        let on_missing = section.take_word("on_missing", &fallbacks)?.unwrap_or(Fallback::Peer);
+        let key = "the key of a filter state";
+        let peer_filter_state = section
+            .take_with("peer_filter_state", key, |value| {
+                value.as_str().filter(|key| !key.is_empty()).map(str::to_owned)
+            })?
+            .unwrap_or_else(|| "idleguard.peer".into());
+        warn_of_order(&section, &sources, &mut warnings);
+        section.finish()?;
+
+        let headers = Headers::new(&sources, set, &strip);
+        let sources = sources
+            .into_iter()
+            .filter_map(|name| {
+                let header = headers.find(name.as_bytes())?;
+                Some(Source { form: Form::of(&name), name, header })
+            })
+            .collect();
+        Ok((Self { trust, sources, on_invalid, on_missing, peer_filter_state, headers }, warnings))
+    }
+
+    /// The key of the filter state that holds the true peer.
+    pub fn peer_filter_state(&self) -> &str {
+        &self.peer_filter_state
+    }
+
+    /// Who sent the request, and what to do about its headers. `headers` are all its lines, in order of arrival.
+    ///
+    /// The work is linear in their size; the values are read only as far as the answer needs.
+    pub fn resolve<'a>(&'a self, peer: Peer, headers: &[(&'a [u8], &'a [u8])]) -> Resolution<'a> {
+        let lines = self.headers.lines(headers);
+        let Peer::Known(peer) = peer else {
+            return self.resolution(Outcome::UnknownPeer, &lines, None);
+        };
+        let mut chain = Chain::new(peer);
+        if !self.trust.believes(peer) {
+            return self.resolution(Outcome::UntrustedPeer, &lines, Some(chain));
+        }
+        let mut readings = self.sources.iter().map(|source| self.read(source, &lines, &mut chain));
+        let (outcome, fallback) = match readings.find(|reading| *reading != Reading::Absent) {
+            Some(Reading::Client) => return self.resolution(Outcome::Rewritten, &lines, Some(chain)),
+            Some(Reading::Invalid) => (Outcome::Invalid, self.on_invalid),
+            Some(Reading::Absent) | None => (Outcome::Missing, self.on_missing),
+        };
+        match fallback {
+            Fallback::Peer => self.resolution(outcome, &lines, Some(chain)),
+            Fallback::Omit => self.resolution(outcome, &lines, None),
+            Fallback::Reject => Resolution { outcome, rejected: true, client: None, edits: Vec::new() },
+        }
+    }
+
+    /// Every name that [`resolve`](Self::resolve) might remove, for the case that the host doesn't tell which headers
+    /// there are. A mixed spelling of a name with more than eight separators isn't among them: there are too many.
+    pub fn removals(&self) -> impl Iterator<Item = String> {
+        self.headers.all.iter().flat_map(|header| {
+            let separators = header.folded.bytes().filter(|byte| *byte == b'-').count().min(8);
+            let spellings = 1_u32.checked_shl(u32::try_from(separators).unwrap_or(0)).unwrap_or(1);
+            (0..spellings).map(|underscores| spelling(&header.folded, underscores))
+        })
+    }
+
+    /// What a source says. The elements that count are added to the chain.
+    fn read(&self, source: &Source, lines: &[Line<'_>], chain: &mut Chain) -> Reading {
+        let own =
+            |line: &&Line<'_>| line.header == source.header && line.name.eq_ignore_ascii_case(source.name.as_bytes());
+        let values = lines.iter().filter(own).map(|line| line.value);
+        match source.form {
+            Form::XForwardedFor => self.walk(x_forwarded_for(values), chain),
+            Form::Forwarded => self.walk(forwarded(values), chain),
+            Form::Address => read_address(values, chain),
+        }
+    }
+
+    /// Walks a list from the right to the client.
+    fn walk(&self, mut elements: impl Iterator<Item = Option<IpAddr>>, chain: &mut Chain) -> Reading {
+        match &self.trust {
+            Trust::Listed(trusted) => {
+                let mut reading = Reading::Absent;
+                for element in elements {
+                    let Some(address) = element else { return Reading::Invalid };
+                    chain.push(address);
+                    reading = Reading::Client;
+                    if !trusted.contains(address) {
+                        break;
+                    }
+                }
+                reading
+            }
+            Trust::Hops { count, .. } => {
+                for hop in 0..*count {
+                    match elements.next() {
+                        Some(Some(address)) => chain.push(address),
+                        None if hop == 0 => return Reading::Absent,
+                        Some(None) | None => {
+                            // Counting is the only proof here, so a list that can't be counted proves nothing.
+                            chain.shorten_to_peer();
+                            return Reading::Invalid;
+                        }
+                    }
+                }
+                Reading::Client
+            }
+        }
+    }
+
+    fn resolution<'a>(&'a self, outcome: Outcome, lines: &[Line<'a>], chain: Option<Chain>) -> Resolution<'a> {
+        let client = chain.as_ref().map(|chain| chain.client);
+        Resolution { outcome, rejected: false, client, edits: self.headers.edits(lines, chain) }
+    }
+}
+
+/// What a source says, once the chain has its elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// It isn't there.
+    Absent,
+    /// It names the client, which the chain now begins with.
+    Client,
+    /// It is malformed; the chain begins with the nearest verified hop.
+    Invalid,
+}
+
+/// A header that holds one address: it must occur once.
+fn read_address<'a>(mut values: impl Iterator<Item = &'a [u8]>, chain: &mut Chain) -> Reading {
+    match (values.next(), values.next()) {
+        (None, _) => Reading::Absent,
+        (Some(value), None) if is_blank(value) => Reading::Absent,
+        (Some(value), None) => match parse_address(value) {
+            Some(address) => {
+                chain.push(address);
+                Reading::Client
+            }
+            None => Reading::Invalid,
+        },
+        (Some(_), Some(_)) => Reading::Invalid,
+    }
+}
+
+impl Trust {
+    fn believes(&self, peer: IpAddr) -> bool {
+        match self {
+            Self::Listed(peers) => peers.contains(peer),
+            Self::Hops { peers, .. } => peers.is_empty() || peers.contains(peer),
+        }
+    }
+}
+
+// === impl Chain ===
+
+/// The verified addresses from the peer back to the client, as the text of `x-forwarded-for`, written from its end: a
+/// list is walked from there, and no element has to be kept for later.
+struct Chain {
+    peer: IpAddr,
+    client: IpAddr,
+    backwards: Vec<u8>,
+}
+
+impl Chain {
+    fn new(peer: IpAddr) -> Self {
+        let mut backwards = Vec::with_capacity(LONGEST_TEXT.saturating_mul(2));
+        push_backwards(peer, &mut backwards);
+        Self { peer, client: peer, backwards }
+    }
+
+    fn push(&mut self, address: IpAddr) {
+        self.backwards.extend_from_slice(b" ,");
+        push_backwards(address, &mut self.backwards);
+        self.client = address;
+    }
+    fn shorten_to_peer(&mut self) {
+        *self = Self::new(self.peer);
+    }
+
+    fn into_written(self) -> Written {
+        Written { client: self.client, chain: from_backwards(self.backwards) }
+    }
+}
+
+/// What the application gets to read.
+struct Written {
+    client: IpAddr,
+    chain: String,
+}
+
+impl Written {
+    /// The value of a header of this form. That of `x-forwarded-for` can be had once, after all others.
+    fn value(&mut self, form: Form) -> String {
+        match form {
+            Form::XForwardedFor => std::mem::take(&mut self.chain),
+            Form::Forwarded => forwarded_value(&self.chain),
+            Form::Address => canonical(self.client),
+        }
+    }
+}
+
+/// The addresses of a chain as `forwarded` elements; IPv6 needs quotes and brackets (RFC 7239 §6).
+fn forwarded_value(chain: &str) -> String {
+    let mut value = String::with_capacity(chain.len().saturating_mul(2));
+    for address in chain.split(", ") {
+        if !value.is_empty() {
+            value.push_str(", ");
+        }
+        let (open, close) = if address.contains(':') { ("for=\"[", "]\"") } else { ("for=", "") };
+        value.push_str(open);
+        value.push_str(address);
+        value.push_str(close);
+    }
+    value
+}
+
+// === impl Headers ===
+
+impl Headers {
+    fn new(sources: &[String], set: Vec<String>, strip: &[String]) -> Self {
+        let mut headers = Self { all: Vec::new(), lengths: [false; 64] };
+        for name in set {
+            headers.add(&name, Some((name.clone(), Form::of(&name))));
+        }
+        for name in sources.iter().chain(strip) {
+            headers.add(name, None);
+        }
+        let takes_chain = |header: &Header| matches!(header.written, Some((_, Form::XForwardedFor)));
+        headers.all.sort_by_key(takes_chain);
+        headers
+    }
+
+    /// Adds a header, unless it is known in this spelling or another.
+    fn add(&mut self, name: &str, written: Option<(String, Form)>) {
+        if self.find(name.as_bytes()).is_some() {
+            return;
+        }
+        if let Some(length) = self.lengths.get_mut(name.len()) {
+            *length = true;
+        }
+        let folded = name.bytes().map(|byte| char::from(fold(byte))).collect();
+        self.all.push(Header { folded, written });
+    }
+
+    /// Which of the headers has that name, in any spelling?
+    fn find(&self, name: &[u8]) -> Option<usize> {
+        // Names of 64 bytes or more are rare, so they may be compared.
+        if !self.lengths.get(name.len()).copied().unwrap_or(true) {
+            return None;
+        }
+        self.all.iter().position(|header| {
+            header.folded.len() == name.len() && header.folded.bytes().zip(name).all(|(own, byte)| own == fold(*byte))
+        })
+    }
+
+    /// The lines under any of the names, those of one spelling side by side in order of arrival.
+    fn lines<'a>(&self, headers: &[(&'a [u8], &'a [u8])]) -> Vec<Line<'a>> {
+        let mut lines = Vec::with_capacity(8);
+        for (name, value) in headers {
+            if let Some(header) = self.find(name) {
+                lines.push(Line { header, name, value });
+            }
+        }
+        lines.sort_by(|a, b| a.header.cmp(&b.header).then_with(|| compare_ignoring_case(a.name, b.name)));
+        lines
+    }
+
+    /// What it takes to make the lines into what is written. `None`: nothing is, all lines go.
+    fn edits<'a>(&'a self, lines: &[Line<'a>], chain: Option<Chain>) -> Vec<Edit<'a>> {
+        let mut written = chain.map(Chain::into_written);
+        let mut edits = Vec::with_capacity(4);
+        let mut rest = lines;
+        for (at, header) in self.all.iter().enumerate() {
+            let count = rest.iter().take_while(|line| line.header == at).count();
+            let (own, others) = rest.split_at_checked(count).unwrap_or_default();
+            rest = others;
+
+            let target = header.written.as_ref().zip(written.as_mut());
+            let target = target.map(|((name, form), written)| (name.as_str(), written.value(*form)));
+            let mut present: &[Line<'_>] = &[];
+            for spelling in own.chunk_by(|a, b| a.name.eq_ignore_ascii_case(b.name)) {
+                let Some(Line { name: spelled, .. }) = spelling.first() else { continue };
+                match &target {
+                    Some((name, _)) if name.as_bytes().eq_ignore_ascii_case(spelled) => present = spelling,
+                    _ => edits.push(Edit::Remove { name: spelled }),
+                }
+            }
+            let Some((name, value)) = target else { continue };
+            match present {
+                [only] if only.value == value.as_bytes() => continue,
+                [] | [_] => {}
+                [first, ..] => edits.push(Edit::Remove { name: first.name }),
+            }
+            edits.push(Edit::Replace { name, value });
+        }
+        edits
+    }
+}
+
+impl Form {
+    /// The form of a header of that name, given in lower case.
+    fn of(name: &str) -> Self {
+        match name {
+            "x-forwarded-for" => Self::XForwardedFor,
+            "forwarded" => Self::Forwarded,
+            _ => Self::Address,
+        }
+    }
+}
+
+/// The byte as all spellings of a name have it.
+fn fold(byte: u8) -> u8 {
+    if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() }
+}
+
+fn compare_ignoring_case(a: &[u8], b: &[u8]) -> Ordering {
+    a.iter().map(u8::to_ascii_lowercase).cmp(b.iter().map(u8::to_ascii_lowercase))
+}
+
+/// The name with an underscore for its n-th separator if bit n of `underscores` is set; the separators beyond the eighth
+/// go with the last bit.
+fn spelling(folded: &str, underscores: u32) -> String {
+    let mut bits = underscores;
+    let mut seen = 0_u8;
+    let spell = |character| {
+        if character != '-' {
+            return character;
+        }
+        let spelled = if bits & 1 == 1 { '_' } else { '-' };
+        seen = seen.saturating_add(1);
+        if seen < 8 {
+            bits >>= 1;
+        }
+        spelled
+    };
+    folded.chars().map(spell).collect()
+}
+
+// === Configuration ===
+
+/// Headers that applications are known to believe.
+const STRIPPED: [&str; 6] =
+    ["forwarded", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip", "fastly-client-ip"];
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn take_trusted_proxies(section: &mut Section, warnings: &mut Vec<String>) -> Result<Blocks, ConfigError> {
+    const ALLOWED: &str = "an address or a block such as \"10.0.0.0/8\" or \"2001:db8::/32\", with neither zone nor port, \
+                           or \"private\", or \"loopback\"";
+    let mut blocks = Vec::new();
+    for (key, text) in section.take_strings("trusted_proxies", "a list of addresses and blocks")?.unwrap_or_default() {
+        if let Some(preset) = Cidr::preset(&text) {
+            blocks.extend(preset);
+        } else if let Some(block) = Cidr::parse(&text) {
+            if block.is_everyone() {
+                let family = if block.is_v4() { "IPv4" } else { "IPv6" };
+                warnings.push(format!(
+                    "{key}: {} trusts every {family} address: whoever connects from one can choose his own address",
+                    quoted(&text),
+                ));
+            }
+            blocks.push(block);
+        } else {
+            return Err(ConfigError { key, given: quoted(&text), allowed: ALLOWED.into() });
+        }
+    }
+    Ok(blocks.into_iter().collect())
+}
+
+/// Header names (`token`, RFC 9110 §5.6.2), in lower case.
+fn take_names(section: &mut Section, key: &'static str) -> Result<Option<Vec<String>>, ConfigError> {
+    const ALLOWED: &str = "a header name: letters, digits and !#$%&'*+-.^_`|~";
+    let Some(names) = section.take_strings(key, "a list of header names")? else { return Ok(None) };
+    let is_token_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let name = |(key, name): (String, String)| {
+        if name.is_empty() || !name.bytes().all(is_token_byte) {
+            return Err(ConfigError { key, given: quoted(&name), allowed: ALLOWED.into() });
+        }
+        Ok(name.to_ascii_lowercase())
+    };
+    names.into_iter().map(name).collect::<Result<_, _>>().map(Some)
+}
+
+/// A client can add a header that no proxy of ours sets or removes; in front of a list it would decide.
+fn warn_of_order(section: &Section, sources: &[String], warnings: &mut Vec<String>) {
+    let path = section.path_of("sources");
+    for (at, name) in sources.iter().enumerate() {
+        let later_list = sources.iter().skip(at).find(|later| Form::of(later) != Form::Address);
+        if let Some(list) = later_list
+            && Form::of(name) == Form::Address
+        {
+            warnings.push(format!(
+                "{path}[{at}]: \"{name}\" is asked before the list \"{list}\": unless every trusted proxy sets or removes \
+                 it, clients can choose their address there",
+            ));
+        }
+    }
+}
+
+/// A string of the configuration as JSON, for messages.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn read(config: Value) -> Result<(ClientIp, Vec<String>), String> {
+        ClientIp::from_section(Section::try_new("client_ip", config).unwrap()).map_err(|error| error.to_string())
+    }
+
+    fn client_ip(config: Value) -> ClientIp {
+        read(config).unwrap().0
+    }
+
+    fn warnings(config: Value) -> Vec<String> {
+        read(config).unwrap().1
+    }
+
+    type Text<'a> = (&'a str, &'a str);
+
+    fn resolve<'a>(client_ip: &'a ClientIp, peer: &str, headers: &[Text<'a>]) -> Resolution<'a> {
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+        client_ip.resolve(Peer::from_filter_state(peer.as_bytes()), &headers)
+    }
+
+    fn remove(name: &str) -> Edit<'_> {
+        Edit::Remove { name: name.as_bytes() }
+    }
+
+    fn replace<'a>(name: &'a str, value: &str) -> Edit<'a> {
+        Edit::Replace { name, value: value.into() }
+    }
+
+    #[test]
+    fn the_source_address_is_a_peer_only_with_a_port() {
+        let known = Peer::Known([10, 0, 0, 1].into());
+        for (text, peer) in [
+            ("10.0.0.1:41000", known),
+            ("[::ffff:10.0.0.1]:1", known),
+            ("10.0.0.1:0", Peer::Unknown), // an element of x-forwarded-for
+            ("10.0.0.1", Peer::Unknown),
+            ("", Peer::Unknown),
+            ("@", Peer::Unknown),
+            ("0.0.0.0:1", Peer::Unknown),
+        ] {
+            assert_eq!(Peer::from_source_address(text.as_bytes()), peer, "{text}");
+        }
+        assert_eq!(Peer::from_filter_state(b"10.0.0.1:0"), known);
+        assert_eq!(Peer::from_filter_state(b"10.0.0.1"), known);
+        assert_eq!(Peer::from_filter_state(b"/run/envoy.sock"), Peer::Unknown);
+    }
+
+    #[test]
+    fn each_outcome_has_its_name() {
+        let config = client_ip(json!({"trusted_proxies": ["10.0.0.0/8"]}));
+        for (peer, headers, outcome, client) in [
+            ("10.0.0.1:1", [("x-forwarded-for", "203.0.113.5")].as_slice(), Outcome::Rewritten, Some([203, 0, 113, 5])),
+            ("192.0.2.1:1", &[("x-forwarded-for", "203.0.113.5")], Outcome::UntrustedPeer, Some([192, 0, 2, 1])),
+            ("@", &[("x-forwarded-for", "203.0.113.5")], Outcome::UnknownPeer, None),
+            ("10.0.0.1:1", &[("x-forwarded-for", "unknown")], Outcome::Invalid, Some([10, 0, 0, 1])),
+            ("10.0.0.1:1", &[], Outcome::Missing, Some([10, 0, 0, 1])),
+        ] {
+            let resolution = resolve(&config, peer, headers);
+            assert_eq!((resolution.outcome, resolution.rejected), (outcome, false), "{peer} {headers:?}");
+            assert_eq!(resolution.client, client.map(IpAddr::from), "{peer} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_rejected_request_keeps_its_outcome_and_gets_no_edits() {
+        let config =
+            client_ip(json!({"trusted_proxies": ["10.0.0.0/8"], "on_invalid": "reject", "on_missing": "reject"}));
+        for (headers, outcome) in [
+            ([("x-forwarded-for", "x"), ("x_real_ip", "y")].as_slice(), Outcome::Invalid),
+            (&[("x_real_ip", "y")], Outcome::Missing),
+        ] {
+            let rejected = Resolution { outcome, rejected: true, client: None, edits: vec![] };
+            assert_eq!(resolve(&config, "10.0.0.1:1", headers), rejected);
+        }
+    }
+
+    #[test]
+    fn a_header_gets_the_fewest_edits_that_make_it_right() {
+        let config =
+            client_ip(json!({"trusted_proxies": ["10.0.0.0/8"], "set": ["x-real-ip"], "strip": ["x-client-ip"]}));
+        let edits = |headers| resolve(&config, "192.0.2.1:1", headers).edits;
+        let written = || replace("x-real-ip", "192.0.2.1");
+        assert_eq!(edits(&[]), [written()]);
+        assert_eq!(edits(&[("x-real-ip", "10.0.0.1")]), [written()]);
+        assert_eq!(edits(&[("X-Real-IP", "192.0.2.1")]), []);
+        assert_eq!(edits(&[("x-real-ip", "192.0.2.1 ")]), [written()]);
+        let twice = [remove("x-real-ip"), written()];
+        assert_eq!(edits(&[("x-real-ip", "192.0.2.1"), ("X-REAL-IP", "192.0.2.1")]), twice);
+        assert_eq!(
+            edits(&[
+                ("x-client-ip", ""),
+                ("accept", "*/*"),
+                ("X_Client_IP", "a"),
+                ("x-client-ip", "b"),
+                ("x_client_ip", "")
+            ]),
+            [written(), remove("x-client-ip"), remove("X_Client_IP")],
+        );
+        assert_eq!(
+            edits(&[("x-real_ip", "192.0.2.1"), ("x_real_ip", "a"), ("x-real-ip", "192.0.2.1")]),
+            [remove("x-real_ip"), remove("x_real_ip"),]
+        );
+    }
+
+    #[test]
+    fn both_kinds_of_list_are_written_of_one_chain() {
+        let config =
+            client_ip(json!({"trusted_proxies": ["fd00::/8"], "set": ["x-forwarded-for", "forwarded", "x-client"]}));
+        let edits = resolve(&config, "[fd00::1]:1", &[("x-forwarded-for", "203.0.113.5, fd00::2")]).edits;
+        assert_eq!(
+            edits,
+            [
+                replace("forwarded", "for=203.0.113.5, for=\"[fd00::2]\", for=\"[fd00::1]\""),
+                replace("x-client", "203.0.113.5"),
+                replace("x-forwarded-for", "203.0.113.5, fd00::2, fd00::1"),
+            ]
+        );
+    }
+
+    #[test]
+    fn an_unknown_peer_leaves_nothing_but_other_headers() {
+        let config = client_ip(json!({"trusted_hops": 1}));
+        let headers = [("x-real-ip", "a"), ("true_client-ip", "b"), ("accept", "*/*"), ("x-forwarded-for", "c")];
+        let resolution = resolve(&config, "", &headers);
+        assert_eq!(resolution.client, None);
+        assert_eq!(resolution.edits, [remove("x-real-ip"), remove("true_client-ip"), remove("x-forwarded-for")]);
+    }
+
+    #[test]
+    fn a_name_that_is_configured_with_underscores_is_read_and_written_so() {
+        let config = client_ip(json!({
+            "trusted_proxies": ["10.0.0.0/8"],
+            "sources": ["client_ip"],
+            "set": ["client-ip", "CLIENT_IP"],
+            "strip": [],
+        }));
+        let resolution = resolve(&config, "10.0.0.1:1", &[("client-ip", "192.0.2.66"), ("client_ip", "203.0.113.5")]);
+        assert_eq!(resolution.client, Some([203, 0, 113, 5].into()));
+        assert_eq!(resolution.edits, [remove("client_ip"), replace("client-ip", "203.0.113.5")]);
+    }
+
+    #[test]
+    fn names_longer_than_any_in_use_are_found_too() {
+        let long = format!("x-{}", "long-".repeat(20));
+        let config = client_ip(json!({"set": [], "strip": [long]}));
+        let spelled = long.replace('-', "_");
+        assert_eq!(resolve(&config, "10.0.0.1:1", &[(&spelled, "a")]).edits, [remove(&spelled)]);
+    }
+
+    #[test]
+    fn every_spelling_is_among_the_removals() {
+        let config = client_ip(json!({"set": ["x-real-ip"], "sources": ["forwarded"], "strip": []}));
+        let mut removals: Vec<String> = config.removals().collect();
+        removals.sort();
+        assert_eq!(removals, ["forwarded", "x-real-ip", "x-real_ip", "x_real-ip", "x_real_ip"]);
+        let config = client_ip(json!({"set": [], "sources": [], "strip": ["a-b-c-d-e-f-g-h-i-j-k"]}));
+        assert_eq!(config.removals().count(), 256);
+        assert!(config.removals().any(|name| name == "a_b_c_d_e_f_g_h_i_j_k"));
+    }
+
+    #[test]
+    fn an_empty_section_trusts_nobody_and_cleans_up() {
+        let (config, warnings) = read(json!({})).unwrap();
+        assert_eq!(warnings, Vec::<String>::new());
+        assert_eq!(config.peer_filter_state(), "idleguard.peer");
+        let mut names: Vec<&str> = config.headers.all.iter().map(|header| header.folded.as_str()).collect();
+        names.sort_unstable();
+        let expected = [
+            "cf-connecting-ip",
+            "fastly-client-ip",
+            "forwarded",
+            "true-client-ip",
+            "x-client-ip",
+            "x-cluster-client-ip",
+            "x-forwarded-for",
+            "x-real-ip",
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(client_ip(json!({"peer_filter_state": "my.peer"})).peer_filter_state(), "my.peer");
+    }
+
+    #[test]
+    fn an_impossible_setting_is_refused_by_name() {
+        let block = "an address or a block such as \"10.0.0.0/8\" or \"2001:db8::/32\", with neither zone nor port, or \
+                     \"private\", or \"loopback\"";
+        let name = "a header name: letters, digits and !#$%&'*+-.^_`|~";
+        let words = "\"peer\" or \"omit\" or \"reject\"";
+        for (config, key, given, allowed) in [
+            (json!({"trusted_proxies": ["10.0.0.1", "fe80::1%eth0"]}), "trusted_proxies[1]", "\"fe80::1%eth0\"", block),
+            (json!({"trusted_proxies": ["10.0.0.1:80"]}), "trusted_proxies[0]", "\"10.0.0.1:80\"", block),
+            (json!({"trusted_proxies": ["[::1]:80"]}), "trusted_proxies[0]", "\"[::1]:80\"", block),
+            (json!({"trusted_proxies": ["10.0.0.0/33"]}), "trusted_proxies[0]", "\"10.0.0.0/33\"", block),
+            (json!({"trusted_proxies": ["Private"]}), "trusted_proxies[0]", "\"Private\"", block),
+            (json!({"trusted_proxies": [7]}), "trusted_proxies[0]", "7", "a string"),
+            (json!({"trusted_proxies": "private"}), "trusted_proxies", "\"private\"", "a list of addresses and blocks"),
+            (json!({"trusted_hops": 0}), "trusted_hops", "0", "a whole number from 1 up"),
+            (json!({"trusted_hops": 1.5}), "trusted_hops", "1.5", "a whole number from 1 up"),
+            (json!({"trusted_hops": null}), "trusted_hops", "null", "a whole number from 1 up"),
+            (json!({"sources": ["x-real-ip", "x real ip"]}), "sources[1]", "\"x real ip\"", name),
+            (json!({"sources": "x-real-ip"}), "sources", "\"x-real-ip\"", "a list of header names"),
+            (json!({"set": [""]}), "set[0]", "\"\"", name),
+            (json!({"set": [":authority"]}), "set[0]", "\":authority\"", name),
+            (json!({"strip": ["x-réal-ip"]}), "strip[0]", "\"x-réal-ip\"", name),
+            (json!({"on_invalid": "drop"}), "on_invalid", "\"drop\"", words),
+            (json!({"on_missing": true}), "on_missing", "true", words),
+            (json!({"peer_filter_state": ""}), "peer_filter_state", "\"\"", "the key of a filter state"),
+            (
+                json!({"trusted_proxy": []}),
+                "trusted_proxy",
+                "[]",
+                "an unknown key; the keys here are trusted_proxies, trusted_hops, sources, set, strip, on_invalid, \
+                 on_missing, peer_filter_state",
+            ),
+        ] {
+            let expected = format!("client_ip.{key}: {given} is not allowed: {allowed}");
+            assert_eq!(read(config).err(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn what_lets_clients_choose_their_address_is_warned_of() {
+        assert_eq!(warnings(json!({"trusted_proxies": ["private", "203.0.113.0/24"], "trusted_hops": 2})), [""; 0]);
+        assert_eq!(
+            warnings(json!({"trusted_proxies": ["10.0.0.0/8", "0.0.0.0/0", "::/0"]})),
+            [
+                "client_ip.trusted_proxies[1]: \"0.0.0.0/0\" trusts every IPv4 address: whoever connects from one can \
+                 choose his own address",
+                "client_ip.trusted_proxies[2]: \"::/0\" trusts every IPv6 address: whoever connects from one can choose \
+                 his own address",
+            ]
+        );
+        assert_eq!(warnings(json!({"trusted_proxies": ["::ffff:0:0/96"]})).len(), 1);
+        assert_eq!(
+            warnings(json!({"trusted_hops": 2})),
+            [
+                "client_ip.trusted_hops: 2 without trusted_proxies believes any peer: make sure that only your own proxies \
+                 can connect"
+            ]
+        );
+        assert_eq!(
+            warnings(json!({"sources": ["X-Real-IP", "x-forwarded-for", "true-client-ip"]})),
+            ["client_ip.sources[0]: \"x-real-ip\" is asked before the list \"x-forwarded-for\": unless every trusted \
+                 proxy sets or removes it, clients can choose their address there"]
+        );
+        assert_eq!(warnings(json!({"sources": ["forwarded", "x-forwarded-for", "x-real-ip"]})), [""; 0]);
+    }
+
+    #[test]
+    fn a_set_header_is_written_though_strip_names_it() {
+        let config = client_ip(json!({"set": ["x-client-ip"], "strip": ["X_Client_IP"]}));
+        assert_eq!(resolve(&config, "192.0.2.1:1", &[]).edits, [replace("x-client-ip", "192.0.2.1")]);
     }
 }

@@ -88,7 +88,7 @@ pub struct Seen {
     pub completed: u32,
     /// Exchanges that are in flight now.
     pub in_flight: u32,
-    /// Whether bytes came back from the far end.
+    /// Whether the oldest exchange in flight has seen a byte of its response.
     pub answered: bool,
     /// Whether it is HTTP/1.1, of which the pool hands out the last idle one first.
     pub stacked: bool,
@@ -418,10 +418,11 @@ impl Destination {
         let Some(connection) = self.get(key) else { return };
         match NonZeroU32::new(seen.in_flight) {
             Some(in_flight) => {
-                let (reused_at_age, answered) = match connection.phase {
-                    Phase::Busy { reused_at_age, answered, .. } => (reused_at_age, answered || seen.answered),
-                    _ => (None, seen.answered),
+                let reused_at_age = match connection.phase {
+                    Phase::Busy { reused_at_age, .. } => reused_at_age,
+                    _ => None,
                 };
+                let answered = seen.answered;
                 self.unlink(key);
                 self.update(key, |connection| connection.phase = Phase::Busy { in_flight, reused_at_age, answered });
             }

@@ -83,7 +83,7 @@ impl RootContext for Root {
     fn on_tick(&mut self) {
         match &self.filter {
             Some(Filter::Connection(root)) => root.on_tick(),
-            Some(Filter::Http(_)) => destinations::report_counts(),
+            Some(Filter::Http(root)) => root.on_tick(),
             None => {}
         }
     }

@@ -96,8 +96,8 @@ impl ConnectionFilter {
         let seen = Seen {
             started: progress.requests_started,
             completed: progress.responses_completed,
-            in_flight: self.framing.in_flight(),
-            answered: direction == Direction::Response && size > 0,
+            in_flight: self.in_flight(),
+            answered: self.framing.response_started(),
             stacked: self.framing.protocol() == Protocol::Http1,
             reusable: self.framing.reusable(),
             hinted_timeout: progress.keep_alive.and_then(|hint| hint.timeout),
@@ -114,6 +114,14 @@ impl ConnectionFilter {
                 destination.on_far_end_close(key, now);
             }
         });
+    }
+
+    /// Exchanges in flight. A tunnel is one until it is closed: nobody knows what its silence means.
+    fn in_flight(&self) -> u32 {
+        match self.framing.protocol() {
+            Protocol::Tunnel => 1,
+            _ => self.framing.in_flight(),
+        }
     }
 
     fn tracked(&self) -> Option<(Rc<ConnectionRoot>, DestinationId, ConnectionKey)> {

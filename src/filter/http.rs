@@ -1,17 +1,21 @@
 //! The HTTP filter: what a request needs before Envoy's router sees it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
+use crate::address;
+use crate::client_ip::{ClientIp, Edit, Outcome, Peer};
 use crate::config::HttpConfig;
 use crate::connection::Generation;
 use crate::destination::End;
 use crate::header_map;
 use crate::host;
+use crate::metrics::ClientIpMetric;
 use crate::policy::{Policy, RetryStale};
 use crate::worker::DestinationId;
 
@@ -26,12 +30,26 @@ const RESPONSE_FLAGS: &[u8] = b"response\0flags";
 /// Where the generation goes if the cluster's connections are not seen: the filter state `wasm.idleguard.generation`.
 const GENERATION: &[u8] = b"idleguard.generation";
 
+/// The result of the client-address rules, for access logs and later filters: the filter state `wasm.idleguard.client_ip`.
+const CLIENT_IP: &[u8] = b"idleguard.client_ip";
+
+/// The address that Envoy takes for the client's.
+const SOURCE_ADDRESS: &[u8] = b"source\0address";
+
+const PROTOCOL: &[u8] = b"request\0protocol";
+
 /// What the requests of one filter configuration share.
 pub(super) struct HttpRoot {
     id: u32,
     config: HttpConfig,
     /// Clusters that requests were routed to, with their entries in `config`.
     destinations: RefCell<BTreeMap<Vec<u8>, DestinationId>>,
+    /// The property that holds the true peer.
+    peer: Vec<u8>,
+    /// The value of the `keep-alive` response header.
+    keep_alive: Option<String>,
+    client_ip: ClientIpCounts,
+    has_warned_of_peer: Cell<bool>,
 }
 
 impl HttpRoot {
@@ -44,7 +62,77 @@ impl HttpRoot {
                 Some((name.clone().into_bytes(), destination))
             })
             .collect();
-        Self { id, config, destinations: RefCell::new(destinations) }
+        let peer = config.client_ip.as_ref().map(ClientIp::peer_filter_state).unwrap_or_default();
+        let keep_alive = config.advertise_keep_alive.map(|timeout| format!("timeout={}", timeout.as_secs()));
+        Self {
+            id,
+            destinations: RefCell::new(destinations),
+            peer: [b"filter_state\0", peer.as_bytes()].concat(),
+            keep_alive,
+            client_ip: config.client_ip.as_ref().map(|_| ClientIpCounts::new()).unwrap_or_default(),
+            has_warned_of_peer: Cell::new(false),
+            config,
+        }
+    }
+
+    pub(super) fn on_tick(&self) {
+        self.client_ip.report();
+        destinations::report_counts();
+    }
+
+    /// Who is on the other end of the downstream connection.
+    fn peer(&self) -> Peer {
+        let read = |path: &[u8]| {
+            host::property(path).unwrap_or_else(|error| {
+                host::report(error);
+                None
+            })
+        };
+        let peer = match read(&self.peer) {
+            Some(recorded) => Peer::from_filter_state(&recorded),
+            None => read(SOURCE_ADDRESS).map_or(Peer::Unknown, |source| Peer::from_source_address(&source)),
+        };
+        if peer == Peer::Unknown && !self.has_warned_of_peer.replace(true) {
+            log::warn!(
+                "the peer of a request is unknown: its client-address headers are removed, and none are written. Record the \
+                 peer before the HTTP connection manager, with the network filter set_filter_state (docs/client-ip.md)"
+            );
+        }
+        peer
+    }
+
+    /// Rewrites the headers that tell the client's address. `Break` if the request was answered instead.
+    fn rewrite(&self, rules: &ClientIp, headers: Option<&[(&[u8], &[u8])]>) -> ControlFlow<()> {
+        let Some(headers) = headers else {
+            // Fail closed: what can't be looked at is not let through.
+            for name in rules.removals() {
+                host::remove_request_header(name.as_bytes()).unwrap_or_else(host::report);
+            }
+            return ControlFlow::Continue(());
+        };
+        let resolution = rules.resolve(self.peer(), headers);
+        self.client_ip.count(resolution.outcome, resolution.rejected);
+        if resolution.rejected {
+            let answer = host::respond(400, "idleguard_client_ip", "the client's address is missing or malformed\n");
+            return match answer {
+                Ok(()) => ControlFlow::Break(()),
+                Err(error) => {
+                    host::report(error);
+                    self.rewrite(rules, None)
+                }
+            };
+        }
+        for edit in &resolution.edits {
+            let edited = match edit {
+                Edit::Remove { name } => host::remove_request_header(name),
+                Edit::Replace { name, value } => host::replace_request_header(name.as_bytes(), value.as_bytes()),
+            };
+            edited.unwrap_or_else(host::report);
+        }
+        if let Some(client) = resolution.client {
+            host::set_property(CLIENT_IP, address::canonical(client).as_bytes()).unwrap_or_else(host::report);
+        }
+        ControlFlow::Continue(())
     }
 
     fn policy(&self, cluster: &[u8]) -> Option<&Policy> {
@@ -68,7 +156,48 @@ impl HttpRoot {
 
 impl Drop for HttpRoot {
     fn drop(&mut self) {
+        self.client_ip.report();
         destinations::unregister(self.id);
+    }
+}
+
+/// What came of the client-address rules since Envoy was last told.
+#[derive(Default)]
+struct ClientIpCounts {
+    metrics: Vec<(ClientIpMetric, host::MetricId, Cell<u32>)>,
+}
+
+impl ClientIpCounts {
+    fn new() -> Self {
+        let define = |metric: &ClientIpMetric| {
+            let defined = host::define_metric(metric.kind(), &format!("idleguard.client_ip.{}", metric.name()));
+            defined.map_err(host::report).ok().map(|id| (*metric, id, Cell::new(0)))
+        };
+        Self { metrics: ClientIpMetric::ALL.iter().filter_map(define).collect() }
+    }
+
+    fn count(&self, outcome: Outcome, rejected: bool) {
+        let metric = match outcome {
+            Outcome::Rewritten => ClientIpMetric::Rewritten,
+            Outcome::UntrustedPeer => ClientIpMetric::UntrustedPeer,
+            Outcome::UnknownPeer => ClientIpMetric::UnknownPeer,
+            Outcome::Invalid => ClientIpMetric::Invalid,
+            Outcome::Missing => ClientIpMetric::Missing,
+        };
+        for (of, _, count) in &self.metrics {
+            if *of == metric || (rejected && *of == ClientIpMetric::Rejected) {
+                count.set(count.get().saturating_add(1));
+            }
+        }
+    }
+
+    fn report(&self) {
+        for (_, id, count) in &self.metrics {
+            match count.take() {
+                0 => {}
+                count => host::add_to_metric(*id, i64::from(count)).unwrap_or_else(host::report),
+            }
+        }
     }
 }
 
@@ -133,18 +262,32 @@ fn has_response_flags() -> bool {
 
 impl HttpContext for HttpFilter {
     fn on_http_request_headers(&mut self, _count: usize, _end: bool) -> Action {
-        let Some(root) = self.root.take() else { return Action::Continue };
+        let Some(root) = self.root.clone() else { return Action::Continue };
         with_worker(|worker| worker.on_event());
-        let bytes = host::request_headers().unwrap_or_else(|error| {
-            host::report(error);
-            Vec::new()
-        });
-        let headers = header_map::pairs(&bytes).unwrap_or_default();
-        let method = headers.iter().find(|(name, _)| *name == b":method").map(|(_, value)| *value);
+        let bytes = host::request_headers().map_err(host::report).ok();
+        let headers = bytes.as_deref().and_then(header_map::pairs);
+        if let Some(rules) = &root.config.client_ip
+            && root.rewrite(rules, headers.as_deref()).is_break()
+        {
+            return Action::Pause;
+        }
+        let method = headers.iter().flatten().find(|(name, _)| *name == b":method").map(|(_, value)| *value);
         match host::property(CLUSTER_NAME) {
             Ok(Some(cluster)) => self.steer(&root, &cluster, method),
             Ok(None) => {} // no route: the router will answer
             Err(error) => host::report(error),
+        }
+        Action::Continue
+    }
+
+    fn on_http_response_headers(&mut self, _count: usize, _end: bool) -> Action {
+        let keep_alive = self.root.as_ref().and_then(|root| root.keep_alive.as_deref());
+        if let Some(value) = keep_alive {
+            // HTTP/2 forbids the header (RFC 9113 §8.2.2).
+            let protocol = host::property(PROTOCOL).map_err(host::report).ok().flatten();
+            if protocol.is_some_and(|protocol| protocol == b"HTTP/1.1") {
+                host::replace_response_header(b"keep-alive", value.as_bytes()).unwrap_or_else(host::report);
+            }
         }
         Action::Continue
     }

@@ -8,8 +8,9 @@
 //! | [`envoy`] | a real Envoy, from an edited configuration |
 //! | [`servers`] | real nginx, HAProxy and Node |
 //! | [`http`] | one request |
-//! | [`process`], [`project`] | children that never outlive us; where things are |
+//! | [`process`], [`project`], [`arguments`] | children that never outlive us; where things are; what users type |
 
+pub mod arguments;
 pub mod delay;
 pub mod envoy;
 pub mod http;

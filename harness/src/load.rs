@@ -139,7 +139,7 @@ impl Load {
             Pattern::Scattered { gap } => load.scattered(gap, end).await,
             Pattern::Bursts { gap } => load.bursts(gap, end).await,
         };
-        report.seal(begun.elapsed());
+        report.elapsed = begun.elapsed();
         report
     }
 
@@ -152,7 +152,9 @@ impl Load {
                 sleep(between((Duration::ZERO, gap.1), &mut random)).await;
                 while Instant::now() < end {
                     client.exchange().await;
-                    sleep(between(gap, &mut random)).await;
+                    if !pause(between(gap, &mut random), end).await {
+                        break;
+                    }
                 }
                 client.report
             }
@@ -179,7 +181,9 @@ impl Load {
         while Instant::now() < end {
             start.send_modify(|burst| *burst += 1);
             finish.wait().await;
-            sleep(between(gap, &mut random)).await;
+            if !pause(between(gap, &mut random), end).await {
+                break;
+            }
         }
         drop(start);
         running.await.expect("no client panics")
@@ -192,6 +196,15 @@ async fn collect(mut clients: JoinSet<Report>) -> Report {
         report.add(part.expect("no client panics"));
     }
     report
+}
+
+/// False, at once, if the end comes first.
+async fn pause(gap: Duration, end: Instant) -> bool {
+    let in_time = Instant::now() + gap < end;
+    if in_time {
+        sleep(gap).await;
+    }
+    in_time
 }
 
 fn between((least, most): (Duration, Duration), random: &mut fastrand::Rng) -> Duration {

@@ -121,3 +121,17 @@ fn signal(pid: u32, signal: libc::c_int) {
         libc::kill(pid.cast_signed(), signal);
     }
 }
+
+/// Waits for Ctrl-C, SIGTERM or the end of the terminal.
+pub async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| signal(kind).expect("signals can be listened for");
+    let mut interrupt = listen(SignalKind::interrupt());
+    let mut terminate = listen(SignalKind::terminate());
+    let mut hangup = listen(SignalKind::hangup());
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
+    }
+}

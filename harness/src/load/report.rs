@@ -64,7 +64,7 @@ pub struct Report {
     pub connections: u64,
     /// How long it took.
     pub elapsed: Duration,
-    /// From sending to the end of the response, of the successful ones; in ascending order once sealed.
+    /// From sending to the end of the response, of the successful ones.
     latencies: Vec<Duration>,
 }
 
@@ -87,8 +87,8 @@ impl Report {
         }
     }
 
-    /// Adds what another client counted.
-    pub(super) fn add(&mut self, other: Self) {
+    /// Adds what another client, or another load in the same time, counted. `elapsed` stays.
+    pub fn add(&mut self, other: Self) {
         self.requests += other.requests;
         self.ok += other.ok;
         self.connections += other.connections;
@@ -97,11 +97,6 @@ impl Report {
             *self.failures.entry(failure).or_default() += count;
         }
         other.examples.into_iter().for_each(|example| self.keep(example));
-    }
-
-    pub(super) fn seal(&mut self, elapsed: Duration) {
-        self.elapsed = elapsed;
-        self.latencies.sort_unstable();
     }
 
     /// How many requests failed.
@@ -116,8 +111,10 @@ impl Report {
 
     /// The latency that this share of the successful requests (0.0 to 1.0) did not exceed; zero if there were none.
     pub fn latency(&self, share: f64) -> Duration {
-        let last = self.latencies.len().saturating_sub(1);
-        self.latencies.get((last as f64 * share).round() as usize).copied().unwrap_or_default()
+        let mut latencies = self.latencies.clone();
+        latencies.sort_unstable();
+        let last = latencies.len().saturating_sub(1);
+        latencies.get((last as f64 * share).round() as usize).copied().unwrap_or_default()
     }
 }
 

@@ -183,6 +183,11 @@ impl Envoy {
         self.process.output()
     }
 
+    /// The warnings and errors among the last lines of the log.
+    pub fn log_tail(&self) -> String {
+        tail(&self.log())
+    }
+
     /// Whether it still runs: a crash under load shows here.
     pub fn is_running(&mut self) -> bool {
         self.process.ended().is_none()
@@ -230,7 +235,12 @@ async fn listeners(admin: SocketAddr) -> Result<BTreeMap<String, SocketAddr>> {
     Ok(listeners.iter().filter_map(address).collect())
 }
 
+/// The end of a log; without the hundreds of lines in which Envoy introduces itself, if there is anything else.
 fn tail(log: &str) -> String {
-    let lines: Vec<_> = log.lines().collect();
+    let telling = |line: &&str| !["][trace][", "][debug][", "][info]["].iter().any(|level| line.contains(level));
+    let mut lines: Vec<_> = log.lines().filter(telling).collect();
+    if lines.is_empty() {
+        lines = log.lines().collect();
+    }
     lines[lines.len().saturating_sub(40)..].join("\n")
 }

@@ -7,71 +7,12 @@ use idleguard_harness::{
     http,
     load::{Failure, Load, Pattern},
     project,
-    stub_lb::{Mode, StubLb},
+    stub_lb::{Mode, Options as LbOptions, StubLb},
 };
 use serde_json::json;
 
-/// The parts of a bootstrap that the harness knows by name; the project's own `envoy.yaml` has its tests elsewhere.
-const GUARDED: &str = r#"
-admin: { address: { socket_address: { address: 127.0.0.1, port_value: 9901 } } }
-bootstrap_extensions:
-- name: envoy.bootstrap.internal_listener
-  typed_config: { "@type": type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener }
-static_resources:
-  listeners:
-  - name: ingress
-    address: { socket_address: { address: 127.0.0.1, port_value: 10000 } }
-    filter_chains:
-    - filters:
-      - name: http
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: ingress
-          route_config:
-            virtual_hosts: [{ name: all, domains: ["*"], routes: [{ match: { prefix: / }, route: { cluster: payments } }] }]
-          http_filters:
-          - name: idleguard
-            typed_config:
-              "@type": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
-              config:
-                vm_config: &vm { vm_id: idleguard, runtime: envoy.wasm.runtime.v8, code: { local: { filename: idleguard.wasm } } }
-                configuration: { "@type": type.googleapis.com/google.protobuf.StringValue, value: '{"filter": "http"}' }
-          - name: router
-            typed_config: { "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }
-  - name: payments-guard
-    internal_listener: {}
-    filter_chains:
-    - filters:
-      - name: idleguard
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm
-          config:
-            vm_config: *vm
-            configuration: { "@type": type.googleapis.com/google.protobuf.StringValue, value: '{"filter": "connection"}' }
-      - name: tcp
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
-          stat_prefix: payments-guard
-          cluster: payments-lb
-  clusters:
-  - name: payments
-    circuit_breakers: { thresholds: [{ max_connections: 77 }] }
-    transport_socket:
-      name: internal
-      typed_config:
-        "@type": type.googleapis.com/envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport
-        transport_socket:
-          name: raw
-          typed_config: { "@type": type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer }
-    load_assignment:
-      cluster_name: payments
-      endpoints: [{ lb_endpoints: [{ endpoint: { address: { envoy_internal_address: { server_listener_name: payments-guard } } } }] }]
-  - name: payments-lb
-    connect_timeout: 5s
-    load_assignment:
-      cluster_name: payments-lb
-      endpoints: [{ lb_endpoints: [{ endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: 8080 } } } }] }]
-"#;
+/// The project's own `envoy.yaml` has its tests elsewhere.
+const GUARDED: &str = include_str!("guarded.yaml");
 
 fn plain() -> Config {
     Config::parse(GUARDED).expect("a bootstrap").without_idleguard().free_ports()
@@ -140,4 +81,53 @@ async fn plain_envoy_fails_where_the_load_balancer_forgets_silently() {
     assert_eq!(report.failed(), report.count(Failure::Status(503)), "{report}");
     assert_eq!(report.connections, 20, "Envoy keeps its clients' connections: {report}");
     assert!(report.examples[0].detail.contains("reset"), "{report}");
+}
+
+#[tokio::test]
+async fn nothing_fails_between_four_hundred_clients_plain_envoy_and_a_stable_load_balancer() {
+    let Some(_) = project::or_skip(project::envoy()) else { return };
+    let lb = StubLb::start(Mode::Stable);
+    let envoy = Envoy::start(
+        &plain().upstream(lb.address()).set("static_resources/clusters/payments/circuit_breakers", json!({})),
+        Options::default(),
+    )
+    .await
+    .expect("a running Envoy");
+    let gap = (Duration::from_millis(260), Duration::from_millis(340));
+    for pattern in [Pattern::Scattered { gap }, Pattern::Bursts { gap }] {
+        let report = Load::post(envoy.ingress(), pattern).clients(400).run(Duration::from_secs(3)).await;
+        assert_eq!((report.failed(), report.connections), (0, 400), "{report}");
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_that_does_tls_shows_its_server_name() {
+    let Some(_) = project::or_skip(project::envoy()) else { return };
+    let tls = Some(vec!["h2", "http/1.1"]);
+    let lb = StubLb::with(LbOptions { tls, ..LbOptions::default() }).expect("a load balancer");
+    let config = plain().upstream(lb.address()).upstream_tls("payments", "lb.example");
+    let envoy = Envoy::start(&config, Options::default()).await.expect("a running Envoy");
+    let answer = http::get(envoy.ingress(), "/").await.expect("an answer");
+    assert_eq!((answer.status.as_u16(), answer.text().as_str()), (200, "hello\n"));
+    assert_eq!(lb.records()[0].sni.as_deref(), Some("lb.example"));
+}
+
+#[tokio::test]
+async fn http2_streams_in_flight_are_not_idle_and_then_the_timeout_counts() {
+    let Some(_) = project::or_skip(project::envoy()) else { return };
+    let timeout = Duration::from_millis(400);
+    let lb = StubLb::start(Mode::FinAt(timeout));
+    let http2 = json!({ "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": { "http2_protocol_options": {} },
+    }});
+    let config = plain()
+        .upstream(lb.address())
+        .set("static_resources/clusters/payments/typed_extension_protocol_options", http2);
+    let envoy = Envoy::start(&config, Options::default()).await.expect("a running Envoy");
+    for path in ["/slow?ms=1000", "/drip?n=3&ms=500", "/"] {
+        assert_eq!(http::get(envoy.ingress(), path).await.expect("an answer").status, 200, "{path}");
+    }
+    assert_eq!((lb.counters().opened, lb.counters().requests, lb.counters().idle_drops), (1, 3, 0));
+    assert!(lb.wait_for(Duration::from_secs(2), |counters| counters.idle_drops == 1 && counters.open == 0).await);
 }

@@ -104,14 +104,14 @@ async fn run(arguments: Arguments) -> Result<()> {
             println!("  It serves, but the LB does not answer well: {} {}\n", answer.status, answer.text().trim());
         }
         Ok(answer) => println!("  It serves: GET / answers {}\n", answer.status),
-        Err(error) => bail!("Envoy does not serve: {error:#}\n{}", envoy.log()),
+        Err(error) => bail!("Envoy does not serve: {error:#}\n{}", envoy.log_tail()),
     }
     println!("Try in another terminal:\n{}", suggestions(&envoy, embedded.is_some()));
     println!("Ctrl-C ends it.");
     while envoy.is_running() {
         sleep(Duration::from_millis(200)).await;
     }
-    bail!("Envoy has ended by itself:\n{}", envoy.log())
+    bail!("Envoy has ended by itself:\n{}", envoy.log_tail())
 }
 
 /// Envoy shares its ports with other Envoys (`SO_REUSEPORT`), so a second one would take half of the first one's traffic

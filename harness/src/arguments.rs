@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{envoy::Config, project};
 
@@ -38,7 +38,10 @@ pub fn host_port(text: &str) -> Result<(String, u16), String> {
 /// The given configuration, or the project's, with the given filter, or the project's.
 pub fn configuration(yaml: Option<PathBuf>, wasm: Option<PathBuf>) -> Result<Config> {
     let yaml = yaml.unwrap_or_else(|| project::root().join("envoy.yaml"));
-    let wasm = wasm.map_or_else(project::wasm, |path| Ok(path.canonicalize()?))?;
+    let wasm = match wasm {
+        Some(path) => path.canonicalize().with_context(|| format!("no filter at {}", path.display()))?,
+        None => project::wasm()?,
+    };
     Ok(Config::load(&yaml)?.wasm(&wasm))
 }
 

@@ -135,7 +135,13 @@ impl Config {
         let is_address = host.parse::<std::net::IpAddr>().is_ok();
         let path = cluster(name);
         let address = json!({ "socket_address": { "address": host, "port_value": port } });
-        self.set(&format!("{path}/type"), if is_address { "STATIC" } else { "STRICT_DNS" }).set(
+        let config = if is_address {
+            self.set(&format!("{path}/type"), "STATIC")
+        } else {
+            // By default Envoy takes IPv6 addresses whenever the name has any, reachable or not.
+            self.set(&format!("{path}/type"), "STRICT_DNS").set(&format!("{path}/dns_lookup_family"), "V4_PREFERRED")
+        };
+        config.set(
             &format!("{path}/load_assignment"),
             json!({ "cluster_name": name, "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": address } }] }] }),
         )

@@ -1,1 +1,21 @@
 //! Real Envoys, scripted load balancers and load, for tests, the demo and benchmarks.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`stub_lb`] | a load balancer that drops idle connections in the way it is told |
+//! | [`delay`] | distance, for loopback |
+//! | [`load`] | keep-alive clients that count every failure |
+//! | [`envoy`] | a real Envoy, from an edited configuration |
+//! | [`servers`] | real nginx, HAProxy and Node |
+//! | [`http`] | one request |
+//! | [`process`], [`project`], [`arguments`] | children that never outlive us; where things are; what users type |
+
+pub mod arguments;
+pub mod delay;
+pub mod envoy;
+pub mod http;
+pub mod load;
+pub mod process;
+pub mod project;
+pub mod servers;
+pub mod stub_lb;

@@ -1,0 +1,212 @@
+//! Clients with keep-alive connections, as applications have them.
+//!
+//! Each client has one connection and never repeats a request: what a user would have seen as a failure is counted as
+//! one. Bursts make pools grow, and the silence after them makes what grew stale; scattered gaps hit a timeout from both
+//! sides.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use idleguard_harness::load::{Load, Pattern};
+//!
+//! # async fn example(address: std::net::SocketAddr) {
+//! let gap = (Duration::ZERO, Duration::from_secs(4));
+//! let report = Load::post(address, Pattern::Scattered { gap }).clients(60).run(Duration::from_secs(30)).await;
+//! assert_eq!(report.failed(), 0, "{report}");
+//! # }
+//! ```
+
+mod client;
+mod report;
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use hyper::Method;
+use tokio::{
+    runtime,
+    sync::{Barrier, watch},
+    task::JoinSet,
+    time::sleep,
+};
+
+use self::client::Client;
+pub use self::report::{Example, Failure, Report};
+
+/// When requests are sent. A gap begins at the end of the response.
+#[derive(Debug, Clone, Copy)]
+pub enum Pattern {
+    /// Each client by itself, with uniformly random gaps between these bounds.
+    Scattered {
+        /// Shortest and longest gap.
+        gap: (Duration, Duration),
+    },
+    /// All clients at once; when the last one has its answer, a random silence between these bounds for all.
+    Bursts {
+        /// Shortest and longest silence.
+        gap: (Duration, Duration),
+    },
+}
+
+/// What is to be sent.
+#[derive(Debug, Clone)]
+pub struct Load {
+    address: SocketAddr,
+    pattern: Pattern,
+    method: Method,
+    path: String,
+    headers: Vec<(String, String)>,
+    body: &'static str,
+    clients: usize,
+    timeout: Duration,
+    seed: u64,
+}
+
+impl Load {
+    /// GET requests for `/`, from one client.
+    pub fn get(address: SocketAddr, pattern: Pattern) -> Self {
+        Self {
+            address,
+            pattern,
+            method: Method::GET,
+            path: "/".to_owned(),
+            headers: Vec::new(),
+            body: "",
+            clients: 1,
+            timeout: Duration::from_secs(15),
+            seed: 1,
+        }
+    }
+
+    /// POST requests with a small body: nothing on the way may repeat them.
+    pub fn post(address: SocketAddr, pattern: Pattern) -> Self {
+        Self { method: Method::POST, body: "{\"amount\": 1}", ..Self::get(address, pattern) }
+    }
+
+    /// How many clients, each with a connection of its own.
+    #[must_use]
+    pub fn clients(self, clients: usize) -> Self {
+        Self { clients, ..self }
+    }
+
+    /// The path, and the query if there is one.
+    #[must_use]
+    pub fn path(self, path: impl Into<String>) -> Self {
+        Self { path: path.into(), ..self }
+    }
+
+    /// One more request header.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// How long a response may take, 15 s unless set: more than Envoy's own timeouts, so that their answer is seen.
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// The seed of the random gaps.
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// Sends for this long; requests in flight then are awaited. Runs on two threads of its own.
+    pub async fn run(self, duration: Duration) -> Report {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new()
+            .name("load".into())
+            .spawn(move || {
+                let runtime =
+                    runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+                // Nobody may be waiting any more.
+                let _ = sender.send(runtime.block_on(self.send(duration)));
+            })
+            .expect("a thread");
+        receiver.await.expect("the load's thread has not panicked")
+    }
+
+    async fn send(self, duration: Duration) -> Report {
+        let load = Arc::new(self);
+        let begun = Instant::now();
+        let end = begun + duration;
+        let mut report = match load.pattern {
+            Pattern::Scattered { gap } => load.scattered(gap, end).await,
+            Pattern::Bursts { gap } => load.bursts(gap, end).await,
+        };
+        report.elapsed = begun.elapsed();
+        report
+    }
+
+    async fn scattered(self: &Arc<Self>, gap: (Duration, Duration), end: Instant) -> Report {
+        let clients = (0..self.clients).map(|index| {
+            let mut client = Client::new(self.clone());
+            let mut random = fastrand::Rng::with_seed(self.seed.wrapping_mul(1_000_003).wrapping_add(index as u64));
+            async move {
+                // Not all at once, not even at first.
+                sleep(between((Duration::ZERO, gap.1), &mut random)).await;
+                while Instant::now() < end {
+                    client.exchange().await;
+                    if !pause(between(gap, &mut random), end).await {
+                        break;
+                    }
+                }
+                client.report
+            }
+        });
+        collect(clients.collect()).await
+    }
+
+    async fn bursts(self: &Arc<Self>, gap: (Duration, Duration), end: Instant) -> Report {
+        let start = watch::Sender::new(0_u64);
+        let finish = Arc::new(Barrier::new(self.clients + 1));
+        let clients = (0..self.clients).map(|_| {
+            let mut client = Client::new(self.clone());
+            let (mut start, finish) = (start.subscribe(), finish.clone());
+            async move {
+                while start.changed().await.is_ok() {
+                    client.exchange().await;
+                    finish.wait().await;
+                }
+                client.report
+            }
+        });
+        let running = tokio::spawn(collect(clients.collect()));
+        let mut random = fastrand::Rng::with_seed(self.seed);
+        while Instant::now() < end {
+            start.send_modify(|burst| *burst += 1);
+            finish.wait().await;
+            if !pause(between(gap, &mut random), end).await {
+                break;
+            }
+        }
+        drop(start);
+        running.await.expect("no client panics")
+    }
+}
+
+async fn collect(mut clients: JoinSet<Report>) -> Report {
+    let mut report = Report::default();
+    while let Some(part) = clients.join_next().await {
+        report.add(part.expect("no client panics"));
+    }
+    report
+}
+
+/// False, at once, if the end comes first.
+async fn pause(gap: Duration, end: Instant) -> bool {
+    let in_time = Instant::now() + gap < end;
+    if in_time {
+        sleep(gap).await;
+    }
+    in_time
+}
+
+fn between((least, most): (Duration, Duration), random: &mut fastrand::Rng) -> Duration {
+    least + most.saturating_sub(least).mul_f64(random.f64())
+}

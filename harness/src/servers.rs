@@ -1,0 +1,141 @@
+//! Real servers with short keep-alive timeouts, if they are installed.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use crate::{http, process::Process, project};
+
+/// A running server. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    process: Process,
+    address: SocketAddr,
+    _directory: TempDir,
+}
+
+/// What to run, given a directory of its own and a port.
+type Recipe = dyn Fn(&TempDir, u16) -> Result<Command> + Send + Sync;
+
+impl Server {
+    /// nginx, answering `ok`, with this `keepalive_timeout`. It closes idle connections by FIN.
+    pub async fn nginx(keepalive_timeout: Duration) -> Result<Self> {
+        let program = installed("nginx")?;
+        Self::start(&move |directory, port| {
+            let configuration = format!(
+                "daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log stderr;
+                events {{ worker_connections 2048; }}
+                http {{
+                    access_log off; keepalive_timeout {}ms; keepalive_requests 1000000;
+                    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
+                    uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+                    server {{ listen 127.0.0.1:{port}; location / {{ return 200 'ok\\n'; }} }}
+                }}",
+                keepalive_timeout.as_millis()
+            );
+            let path = directory.path().join("nginx.conf");
+            fs::write(&path, configuration)?;
+            let mut command = Command::new(&program);
+            command.arg("-p").arg(directory.path()).arg("-c").arg(path);
+            Ok(command)
+        })
+        .await
+    }
+
+    /// HAProxy, answering `ok`, with this `timeout http-keep-alive`. It closes idle connections by FIN.
+    pub async fn haproxy(keep_alive: Duration) -> Result<Self> {
+        let program = installed("haproxy")?;
+        Self::start(&move |directory, port| {
+            let millis = keep_alive.as_millis();
+            let configuration = format!(
+                "global\n maxconn 2048\n\
+                 defaults\n mode http\n timeout client 30s\n timeout server 30s\n timeout connect 5s\n \
+                 timeout http-keep-alive {millis}ms\n timeout http-request 10s\n\
+                 frontend lb\n bind 127.0.0.1:{port}\n http-request wait-for-body time 5s\n \
+                 http-request return status 200 content-type text/plain string ok\n"
+            );
+            let path = directory.path().join("haproxy.cfg");
+            fs::write(&path, configuration)?;
+            let mut command = Command::new(&program);
+            command.arg("-db").arg("-f").arg(path);
+            Ok(command)
+        })
+        .await
+    }
+
+    /// Node's `http.createServer` with this `keepAliveTimeout` (its default is 5 s), announced by `Keep-Alive` unless
+    /// `silent`.
+    pub async fn node(keep_alive_timeout: Duration, silent: bool) -> Result<Self> {
+        let program = installed("node")?;
+        Self::start(&move |directory, port| {
+            let hide = if silent { "response.setHeader('Connection', 'keep-alive');" } else { "" };
+            let script = format!(
+                "const http = require('http');
+                const server = http.createServer((request, response) => {{
+                    request.resume();
+                    request.on('end', () => {{ {hide} response.end('ok\\n'); }});
+                }});
+                server.keepAliveTimeout = {};
+                server.listen({port}, '127.0.0.1');",
+                keep_alive_timeout.as_millis()
+            );
+            let path = directory.path().join("server.js");
+            fs::write(&path, script)?;
+            let mut command = Command::new(&program);
+            command.arg(path);
+            Ok(command)
+        })
+        .await
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it has printed.
+    pub fn output(&self) -> String {
+        self.process.output()
+    }
+
+    async fn start(recipe: &Recipe) -> Result<Self> {
+        // Another program may take the port between our look and the server's start.
+        let mut last = None;
+        for _ in 0..3 {
+            match Self::attempt(recipe).await {
+                Ok(server) => return Ok(server),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.expect("there were attempts"))
+    }
+
+    async fn attempt(recipe: &Recipe) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let command = recipe(&directory, address.port())?;
+        let mut process = Process::start(command, &directory.path().join("output.log"))?;
+        let end = Instant::now() + Duration::from_secs(10);
+        while http::get(address, "/").await.is_err() {
+            if let Some(status) = process.ended() {
+                bail!("the server has ended ({status}): {}", process.output());
+            }
+            if Instant::now() > end {
+                bail!("the server does not answer: {}", process.output());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(Self { process, address, _directory: directory })
+    }
+}
+
+fn installed(name: &str) -> Result<std::path::PathBuf> {
+    project::program(name).with_context(|| format!("{name} is not installed"))
+}

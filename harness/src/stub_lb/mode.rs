@@ -1,0 +1,33 @@
+//! What the load balancer does to idle connections.
+
+use std::time::Duration;
+
+/// What happens to a connection whose idle age reaches the timeout. It can be changed at any time.
+///
+/// The idle age starts at accept and again at each byte that passes, in either direction, while no exchange is in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Idle connections stay for ever.
+    #[default]
+    Stable,
+    /// A FIN at this idle age. What arrives later is answered by RST, as by any closed socket.
+    FinAt(Duration),
+    /// An RST at this idle age.
+    RstAt(Duration),
+    /// Forgotten without a word at this idle age; the next packet is answered by RST.
+    SilentRst(Duration),
+    /// From this idle age on everything is read and thrown away: no answer, no close.
+    SilentSwallow(Duration),
+}
+
+impl Mode {
+    /// The idle age at which connections are dropped; none if they never are.
+    pub fn timeout(self) -> Option<Duration> {
+        match self {
+            Self::Stable => None,
+            Self::FinAt(timeout) | Self::RstAt(timeout) | Self::SilentRst(timeout) | Self::SilentSwallow(timeout) => {
+                Some(timeout)
+            }
+        }
+    }
+}

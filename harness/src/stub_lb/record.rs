@@ -1,0 +1,126 @@
+//! What the load balancer saw: totals, and one record a connection.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+/// How many ended connections are remembered, and how many idle ages for each.
+const REMEMBERED: usize = 20_000;
+const IDLE_AGES: usize = 1_000;
+
+/// Totals since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Connections accepted.
+    pub opened: u64,
+    /// Connections that are open now.
+    pub open: u64,
+    /// The most that were open at once.
+    pub peak: u64,
+    /// Requests that were read and answered (or aborted on request).
+    pub requests: u64,
+    /// Connections dropped for their idle age, in whichever way the mode says.
+    pub idle_drops: u64,
+    /// Times that data arrived on a connection which had been dropped already; once a connection.
+    pub stale_arrivals: u64,
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum How {
+    /// By FIN.
+    Fin,
+    /// By RST.
+    Rst,
+}
+
+/// Who ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum By {
+    /// The load balancer.
+    Lb,
+    /// The other side.
+    Peer,
+}
+
+/// The end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Close {
+    /// When it ended.
+    pub at: Instant,
+    /// In which way.
+    pub how: How,
+    /// On whose initiative.
+    pub by: By,
+    /// Its idle age then; none if an exchange was in flight.
+    pub idle_age: Option<Duration>,
+}
+
+/// One connection.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Counts up from 1 in the order of acceptance.
+    pub id: u64,
+    /// When it was accepted.
+    pub opened: Instant,
+    /// How many requests it carried.
+    pub requests: u64,
+    /// The idle age at the first byte of each request, the first request included.
+    pub idle_ages: Vec<Duration>,
+    /// The server name that the client asked for in TLS.
+    pub sni: Option<String>,
+    /// When the load balancer dropped it for its idle age.
+    pub dropped: Option<Instant>,
+    /// How it ended; none while it is open.
+    pub close: Option<Close>,
+}
+
+impl Record {
+    pub(super) fn push_idle_age(&mut self, age: Duration) {
+        if self.idle_ages.len() < IDLE_AGES {
+            self.idle_ages.push(age);
+        }
+    }
+}
+
+/// The totals and the records, kept together so that they agree.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    pub(super) counters: Counters,
+    open: BTreeMap<u64, Record>,
+    ended: VecDeque<Record>,
+}
+
+impl Book {
+    pub(super) fn open(&mut self, now: Instant) -> u64 {
+        self.counters.opened += 1;
+        self.counters.open += 1;
+        self.counters.peak = self.counters.peak.max(self.counters.open);
+        let id = self.counters.opened;
+        let record =
+            Record { id, opened: now, requests: 0, idle_ages: Vec::new(), sni: None, dropped: None, close: None };
+        self.open.insert(id, record);
+        id
+    }
+
+    pub(super) fn record(&mut self, id: u64) -> Option<&mut Record> {
+        self.open.get_mut(&id)
+    }
+
+    pub(super) fn end(&mut self, id: u64, close: Close) {
+        let Some(mut record) = self.open.remove(&id) else { return };
+        self.counters.open -= 1;
+        record.close = Some(close);
+        if self.ended.len() == REMEMBERED {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(record);
+    }
+
+    pub(super) fn records(&self) -> Vec<Record> {
+        let mut all: Vec<Record> = self.ended.iter().chain(self.open.values()).cloned().collect();
+        all.sort_by_key(|record| record.id);
+        all
+    }
+}

@@ -156,7 +156,8 @@ enum Next {
     Tunnel,
 }
 
-const FIRST_WINDOW: Window = Window { size: 1024, whole: 1024 };
+/// As for a head, which it mostly is.
+const FIRST_WINDOW: Window = Window { size: 2048, whole: 2048 };
 
 impl Default for Framing {
     fn default() -> Self {

@@ -100,7 +100,7 @@ pub struct Progress {
     /// Requests that began: on HTTP/1 with their first byte, on HTTP/2 with the frame header that opens a stream.
     pub requests_started: u32,
     /// Responses that ended, whether or not their requests have; a 101 that makes a tunnel, too. Not those of streams
-    /// that were reset.
+    /// that were reset or refused.
     pub responses_completed: u32,
     /// The hint of the last final HTTP/1 response head in the event that had one. A response without a hint doesn't
     /// take back an earlier one: what the far end last said about its timeout still holds.
@@ -156,7 +156,8 @@ enum Next {
     Tunnel,
 }
 
-const FIRST_WINDOW: Window = Window { size: 1024, whole: 1024 };
+/// As for a head, which it mostly is.
+const FIRST_WINDOW: Window = Window { size: 2048, whole: 2048 };
 
 impl Default for Framing {
     fn default() -> Self {

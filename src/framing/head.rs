@@ -1,7 +1,7 @@
 //! HTTP/1 heads: where one ends, and what it says about its message (RFC 9112 §2 to §6 and §9).
 //!
-//! The end is searched first, each byte once however the head arrives, and `httparse` sees only complete heads: it would
-//! start over with every call.
+//! Nearly every head is whole in the first window, and `httparse` alone reads it. Else its end is searched first, each
+//! byte once however the head arrives, since `httparse` would start over with every call.
 
 use std::mem::MaybeUninit;
 use std::time::Duration;
@@ -145,62 +145,82 @@ pub(super) struct ResponseHead {
 }
 
 impl RequestHead {
+    /// Reads the head that `bytes` start with, if it is all there and nothing about it is unusual. It saves the
+    /// search for the end, and must never find another.
+    pub(super) fn parse_usual(bytes: &[u8]) -> Option<(Self, usize)> {
+        Self::parse_start(bytes, USUAL_FIELDS).ok()
+    }
+
     /// Reads a complete head with at most `fields` field lines.
     pub(super) fn parse(head: &[u8], fields: usize) -> Result<Self, OpaqueCause> {
         // `httparse` wants UTF-8 in the target, old clients write Latin-1, and which one is no matter of framing.
         let line = head.split(|&byte| byte == b'\n').next().unwrap_or_default();
-        if !line.is_ascii() {
+        let parsed = if line.is_ascii() {
+            Self::parse_start(head, fields)
+        } else {
             let mut ascii = head.to_vec();
             ascii.iter_mut().take(line.len()).filter(|byte| !byte.is_ascii()).for_each(|byte| *byte = b'?');
-            return Self::parse_ascii(&ascii, fields);
-        }
-        Self::parse_ascii(head, fields)
+            Self::parse_start(&ascii, fields)
+        };
+        complete(parsed, head)
     }
 
-    /// The first line must be ASCII.
-    fn parse_ascii(head: &[u8], fields: usize) -> Result<Self, OpaqueCause> {
+    fn parse_start(bytes: &[u8], fields: usize) -> Result<(Self, usize), OpaqueCause> {
         with_room(fields, |room| {
             let mut request = httparse::Request::new(&mut []);
-            let parsed = request.parse_with_uninit_headers(head, room);
-            if !matches!(parsed, Ok(httparse::Status::Complete(length)) if length == head.len()) {
-                return Err(OpaqueCause::BadHead);
-            }
+            let parsed = request.parse_with_uninit_headers(bytes, room);
+            let Ok(httparse::Status::Complete(length)) = parsed else { return Err(OpaqueCause::BadHead) };
+            let method = request.method.filter(|method| method.len() < MAX_METHOD).ok_or(OpaqueCause::NotHttp)?;
             let fields = Fields::read(request.headers);
-            Ok(Self {
-                kind: match request.method {
-                    Some("HEAD") => RequestKind::Head,
-                    Some("CONNECT") => RequestKind::Connect,
+            let head = Self {
+                kind: match method {
+                    "HEAD" => RequestKind::Head,
+                    "CONNECT" => RequestKind::Connect,
                     _ if fields.upgrade => RequestKind::Upgrade,
                     _ => RequestKind::Plain,
                 },
                 length: fields.length(request.version),
                 persistent: fields.persistent(request.version),
-            })
+            };
+            Ok((head, length))
         })
     }
 }
 
 impl ResponseHead {
+    /// See [`RequestHead::parse_usual`].
+    pub(super) fn parse_usual(bytes: &[u8]) -> Option<(Self, usize)> {
+        Self::parse_start(&httparse::ParserConfig::default(), bytes, USUAL_FIELDS).ok()
+    }
+
     /// Reads a complete head with at most `fields` field lines.
     pub(super) fn parse(head: &[u8], fields: usize) -> Result<Self, OpaqueCause> {
+        // Folded fields are obsolete in requests and responses alike, but a response from an old server is passed on.
+        let mut config = httparse::ParserConfig::default();
+        config.allow_obsolete_multiline_headers_in_responses(true);
+        complete(Self::parse_start(&config, head, fields), head)
+    }
+
+    fn parse_start(config: &httparse::ParserConfig, bytes: &[u8], fields: usize) -> Result<(Self, usize), OpaqueCause> {
         with_room(fields, |room| {
             let mut response = httparse::Response::new(&mut []);
-            // Folded fields are obsolete in requests and responses alike, but a response from an old server is passed on.
-            let parsed = httparse::ParserConfig::default()
-                .allow_obsolete_multiline_headers_in_responses(true)
-                .parse_response_with_uninit_headers(&mut response, head, room);
-            if !matches!(parsed, Ok(httparse::Status::Complete(length)) if length == head.len()) {
-                return Err(OpaqueCause::BadHead);
-            }
+            let parsed = config.parse_response_with_uninit_headers(&mut response, bytes, room);
+            let Ok(httparse::Status::Complete(length)) = parsed else { return Err(OpaqueCause::BadHead) };
             let fields = Fields::read(response.headers);
-            Ok(Self {
+            let head = Self {
                 status: response.code.ok_or(OpaqueCause::BadHead)?,
                 length: fields.length(response.version),
                 persistent: fields.persistent(response.version),
                 keep_alive: fields.keep_alive,
-            })
+            };
+            Ok((head, length))
         })
     }
+}
+
+/// What was parsed, if it ends where the search found the end.
+fn complete<T>(parsed: Result<(T, usize), OpaqueCause>, head: &[u8]) -> Result<T, OpaqueCause> {
+    parsed.and_then(|(parsed, length)| if length == head.len() { Ok(parsed) } else { Err(OpaqueCause::BadHead) })
 }
 
 /// Runs `parse` with room for `fields` headers, on the stack if that is enough.

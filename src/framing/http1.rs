@@ -8,7 +8,7 @@ use super::event::{Event, Window};
 use super::head::{EndSearch, Length, MAX_HEAD, PartialHead, RequestHead, RequestKind, ResponseHead};
 use super::{Direction, Next, OpaqueCause, Progress};
 
-const HEAD_WINDOW: Window = Window { size: 1024, whole: 1024 };
+const HEAD_WINDOW: Window = Window { size: 2048, whole: 2048 };
 /// Holds the CRLF after a chunk and any chunk line without extensions.
 const CHUNK_WINDOW: Window = Window { size: 32, whole: 256 };
 const TRAILER_WINDOW: Window = Window { size: 256, whole: 256 };
@@ -157,6 +157,18 @@ impl Http1 {
         progress: &mut Progress,
     ) -> Result<Next, OpaqueCause> {
         let bytes = event.peek(HEAD_WINDOW)?;
+        let usual = match direction {
+            Direction::Request => {
+                RequestHead::parse_usual(bytes).map(|(head, end)| (self.on_request_head(&head, progress), end))
+            }
+            Direction::Response => {
+                ResponseHead::parse_usual(bytes).map(|(head, end)| (self.on_response_head(&head, progress), end))
+            }
+        };
+        if let Some((next, end)) = usual {
+            event.consume(count(end));
+            return next;
+        }
         let mut search = EndSearch::default();
         if let Some(end) = search.find(direction, bytes)? {
             let head = bytes.get(..end).unwrap_or_default();

@@ -433,6 +433,10 @@ fn a_response_without_a_length_ends_with_the_connection() {
             ],
         ),
         (
+            "a coding as long as chunked",
+            response("HTTP/1.1 200 OK\r\nTransfer-Encoding: deflate\r\n\r\n0\r\n\r\n", "h1 1* last 1/0"),
+        ),
+        (
             "a coding that only looks chunked",
             response("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked;q=1\r\n\r\n0\r\n\r\n", "h1 1* last 1/0"),
         ),
@@ -773,6 +777,8 @@ fn what_is_not_http_is_opaque() {
         ),
         ("a line of words", request("SET key value\r\n", "NotHttp 1 1/0")),
         ("a word and a line end", request("PING\r\n", "NotHttp 1 1/0")),
+        ("a method of 32 characters", request("abcdefghijklmnopqrstuvwxyzabcdef / HTTP/1.1\r\n\r\n", "NotHttp 1 1/0")),
+        ("a method of 31 characters", request("abcdefghijklmnopqrstuvwxyzabcde / HTTP/1.1\r\n\r\n", "h1 1 1/0")),
         ("a word of 32 characters", request("abcdefghijklmnopqrstuvwxyzabcdef", "NotHttp 1 1/0")),
         ("a version of the future", request("GET / HTTP/3.0\r\n", "NotHttp 1 1/0")),
         ("HTTP/0.9", request("GET /\r\n", "NotHttp 1 1/0")),

@@ -249,7 +249,7 @@ async fn exchanges_over_http1(exchanges: Vec<Exchange>, seed: u64) {
     let service = hyper::service::service_fn(move |request| {
         let (reply, answer) = oneshot::channel();
         ask.send((request, reply)).ok();
-        async move { answer.await }
+        answer
     });
     spawn_local(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(server), service));
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(client)).await.unwrap();

@@ -55,7 +55,7 @@ fn trailers_and_chunk_extensions_are_bounded() {
             observed.act(C, GET);
             observed.act(S, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
             body.as_bytes().chunks(event).for_each(|bytes| observed.act(S, bytes));
-            assert_eq!(observed.state(), state, "{} in events of {event}", &body[..8]);
+            assert_eq!(observed.state(), state, "{} in events of {event}", body.get(..8).unwrap_or(&body));
         }
     }
 }

@@ -201,13 +201,16 @@ fn read_margin(value: &Value, lb_idle_timeout: LbIdleTimeout) -> Option<Margin> 
     (!too_long).then_some(Margin::Fixed(margin))
 }
 
-/// Reads `"10%"` or `"2.5%"` as a share (0.1, 0.025).
+/// Reads `"10%"` or `"2.5%"` as a share (0.1, 0.025): up to three digits, and up to three behind the point.
 fn parse_percentage(text: &str) -> Option<f64> {
     let number = text.strip_suffix('%')?;
-    let plain =
-        number.starts_with(|c: char| c.is_ascii_digit()) && number.chars().all(|c| c.is_ascii_digit() || c == '.');
-    let percent = number.parse::<f64>().ok().filter(|_| plain)?;
-    Some(percent / 100.0)
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |text: &str| (1..=3).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) {
+        return None;
+    }
+    let thousandths: u32 = format!("{whole}{fraction:0<3}").parse().ok()?;
+    Some(f64::from(thousandths) / 100_000.0)
 }
 
 #[cfg(test)]
@@ -283,7 +286,7 @@ mod tests {
         ] {
             assert_eq!(policy(given).unwrap_err(), message);
         }
-        for odd in ["%", "-1%", "+1%", "1e1%", "NaN%", "inf%", ".5%", "1.2.3%", "0x1%"] {
+        for odd in ["%", "-1%", "+1%", "1e1%", "NaN%", "inf%", ".5%", "1.2.3%", "0x1%", "1.%", "1.2345%"] {
             assert!(policy(json!({"margin": odd})).is_err(), "{odd}");
         }
     }

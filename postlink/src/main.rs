@@ -31,8 +31,12 @@ fn run(from: &str, to: &str) -> Result<usize, String> {
             return Err(format!("{from} does not export {used}"));
         }
     }
-    let unused: Vec<_> =
-        module.exports.iter().filter(|export| !USED.contains(&export.name.as_str())).map(|export| export.id()).collect();
+    let unused: Vec<_> = module
+        .exports
+        .iter()
+        .filter(|export| !USED.contains(&export.name.as_str()))
+        .map(|export| export.id())
+        .collect();
     for export in unused {
         module.exports.delete(export);
     }

@@ -19,7 +19,7 @@ use crate::policy::Policy;
 #[derive(Debug)]
 pub enum Config {
     /// `"filter": "http"`.
-    Http(HttpConfig),
+    Http(Box<HttpConfig>),
     /// `"filter": "connection"`.
     Connection(ConnectionConfig),
 }
@@ -109,7 +109,7 @@ fn parse_http(mut section: Section) -> Result<Checked, ConfigError> {
     let longest = Duration::from_secs(7 * 24 * 3600);
     let advertise_keep_alive = section.take_duration("advertise_keep_alive", Duration::from_secs(1), longest)?;
     section.finish()?;
-    let config = Config::Http(HttpConfig { destinations, any_destination, client_ip, advertise_keep_alive });
+    let config = Config::Http(Box::new(HttpConfig { destinations, any_destination, client_ip, advertise_keep_alive }));
     Ok(Checked { config, warnings })
 }
 

@@ -41,7 +41,7 @@ const PROTOCOL: &[u8] = b"request\0protocol";
 /// What the requests of one filter configuration share.
 pub(super) struct HttpRoot {
     id: u32,
-    config: HttpConfig,
+    config: Box<HttpConfig>,
     /// Clusters that requests were routed to, with their entries in `config`.
     destinations: RefCell<BTreeMap<Vec<u8>, DestinationId>>,
     /// The property that holds the true peer.
@@ -53,7 +53,7 @@ pub(super) struct HttpRoot {
 }
 
 impl HttpRoot {
-    pub(super) fn new(id: u32, config: HttpConfig) -> Self {
+    pub(super) fn new(id: u32, config: Box<HttpConfig>) -> Self {
         let destinations = config
             .destinations
             .iter()

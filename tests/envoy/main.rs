@@ -1,0 +1,53 @@
+//! End to end: real Envoys with the project's own `envoy.yaml`, one file a promise.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::arithmetic_side_effects, missing_docs)]
+
+mod configuration;
+mod no_stale_reuse;
+mod race;
+mod servers;
+mod statistics;
+mod tls_destination;
+
+use std::time::Duration;
+
+use idleguard_harness::envoy::{Config, Envoy, Options};
+use idleguard_harness::project;
+use serde_json::json;
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Tests that load the machine take turns: with two cores, one's load is another's stall.
+static LOAD: Mutex<()> = Mutex::const_new(());
+
+async fn alone() -> MutexGuard<'static, ()> {
+    LOAD.lock().await
+}
+
+/// The project's `envoy.yaml` on free ports, or `None` (said, or a failure, see `IDLEGUARD_NO_SKIP`) if there is no Envoy or no
+/// filter.
+fn project_config() -> Option<Config> {
+    project::or_skip(project::envoy())?;
+    project::or_skip(project::wasm())?;
+    Some(Config::project().expect("envoy.yaml").free_ports())
+}
+
+/// Both filters with this policy for `payments`, without client-address rules.
+fn with_policy(config: Config, policy: &serde_json::Value) -> Config {
+    config
+        .http_filter(&json!({"filter": "http", "destinations": {"payments": policy}}))
+        .connection_filter(&json!({"filter": "connection", "destination": "payments", "policy": policy}))
+}
+
+async fn start(config: &Config, workers: u32) -> Envoy {
+    let options = Options { concurrency: workers, ..Options::default() };
+    Envoy::start(config, options).await.expect("a running Envoy")
+}
+
+/// A metric of the destination `payments`.
+async fn metric(envoy: &Envoy, name: &str) -> i64 {
+    let stat = format!("wasmcustom.idleguard.destination.payments.{name}");
+    i64::try_from(envoy.stat(&stat).await.expect("statistics")).expect("a number")
+}
+
+const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}

@@ -1,0 +1,54 @@
+//! Real servers with short keep-alive timeouts, behind a network with some latency: a FIN is under way while requests leave.
+
+use idleguard_harness::delay::DelayRelay;
+use idleguard_harness::envoy::Config;
+use idleguard_harness::load::{Load, Pattern, Report};
+use idleguard_harness::project;
+use idleguard_harness::servers::Server;
+use serde_json::json;
+
+use super::{alone, metric, ms, project_config, start, with_policy};
+
+/// Bursts whose silence ends around the server's timeout of 2 s.
+async fn load(config: Config, server: &Server, seconds: u64) -> Report {
+    let relay = DelayRelay::start(([127, 0, 0, 1], 0).into(), server.address(), ms(60)).expect("a relay");
+    let envoy = start(&config.upstream(relay.address()), 1).await;
+    let pattern = Pattern::Bursts { gap: (ms(1_850), ms(2_050)) };
+    let report = Load::post(envoy.ingress(), pattern).clients(30).run(ms(seconds * 1_000)).await;
+    println!("{report}");
+    report
+}
+
+async fn only_plain_envoy_fails(server: Server) {
+    let Some(config) = project_config() else { return };
+    let _turn = alone().await;
+    let plain = load(config.clone().without_idleguard(), &server, 24).await;
+    assert!(plain.failed() > 0, "{plain}");
+    let policy = json!({"lb_idle_timeout": "2s", "retry_stale": "off"});
+    let guarded = load(with_policy(config, &policy), &server, 24).await;
+    assert!(guarded.ok > 100 && guarded.failed() == 0, "{guarded}");
+}
+
+#[tokio::test]
+async fn nginx() {
+    let Some(server) = project::or_skip(Server::nginx(ms(2_000)).await) else { return };
+    only_plain_envoy_fails(server).await;
+}
+
+#[tokio::test]
+async fn haproxy() {
+    let Some(server) = project::or_skip(Server::haproxy(ms(2_000)).await) else { return };
+    only_plain_envoy_fails(server).await;
+}
+
+/// Node announces `Keep-Alive: timeout=5` and closes a little later.
+#[tokio::test]
+async fn node_tells_its_timeout() {
+    let Some(server) = project::or_skip(Server::node(ms(5_000), false).await) else { return };
+    let Some(config) = project_config() else { return };
+    let envoy = start(&with_policy(config, &json!({"lb_idle_timeout": "1h"})).upstream(server.address()), 1).await;
+    assert_eq!(idleguard_harness::http::get(envoy.ingress(), "/").await.expect("an answer").status, 200);
+    let closed = "wasmcustom.idleguard.destination.payments.connections_closed_idle";
+    envoy.wait_for(ms(4_900), "the reap at the hinted limit", |stats| stats[closed] == 1).await.expect("a reap");
+    assert_eq!(metric(&envoy, "connections_closed_by_peer_idle").await, 0);
+}

@@ -311,6 +311,8 @@ mod tests {
             read(&["for=192.0.2.1", r#"for="192.0.2.2"#, "x", r#"",for=192.0.2.3"#]),
             ["192.0.2.3", "-", "192.0.2.1"]
         );
+        // The pair is made from the right, so the value goes on behind what looks like its closing quote.
+        assert_eq!(read(&[r#"for="192.0.2.1""#, r#"x""#]), ["-"]);
         // Across the lines the second `for` is still a second one.
         assert_eq!(read(&[r#"for=192.0.2.1;for="192.0.2.2"#, r#"";x=y"#]), ["-"]);
     }

@@ -17,6 +17,7 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
+use std::str;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -29,6 +30,33 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub fn parse_address(text: &[u8]) -> Option<IpAddr> {
     let (address, after) = split(text)?;
     (after.is_empty() || port(after).is_some()).then_some(address)
+}
+
+/// An address that was read, and its canonical text if that is what was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Element<'a> {
+    /// The address.
+    pub address: IpAddr,
+    /// The canonical text, for whoever writes many addresses that came in this form. `None`: see [`Text`].
+    pub text: Option<&'a [u8]>,
+}
+
+impl From<IpAddr> for Element<'_> {
+    fn from(address: IpAddr) -> Self {
+        Self { address, text: None }
+    }
+}
+
+/// Reads an address as [`parse_address`] does.
+pub fn parse_element(text: &[u8]) -> Option<Element<'_>> {
+    let text = trim_blanks(text);
+    match leading_v4(text) {
+        // No leading zeros, so there is one way only to write it.
+        Some((address, [])) if !address.is_unspecified() => {
+            Some(Element { address: IpAddr::V4(address), text: Some(text) })
+        }
+        _ => parse_address(text).map(Element::from),
+    }
 }
 
 /// Reads an address as [`parse_address`] does, and its port, if it has one.
@@ -96,7 +124,9 @@ fn without_zone(text: &[u8]) -> Option<IpAddr> {
 fn port(after: &[u8]) -> Option<u16> {
     match after {
         [b':', digits @ ..] if (1..=5).contains(&digits.len()) => {
-            digits.iter().try_fold(0_u16, |port, byte| port.checked_mul(10)?.checked_add(u16::from(digit(*byte)?)))
+            let port =
+                digits.iter().try_fold(0_u32, |port, byte| Some(port.wrapping_mul(10).wrapping_add(digit(*byte)?)));
+            u16::try_from(port?).ok()
         }
         _ => None,
     }
@@ -115,170 +145,220 @@ fn is_obfuscated_port(after: &[u8]) -> bool {
 /// The IPv4 address that `text` begins with, and the rest. Four decimal octets, none with a leading zero: to some
 /// readers `010` is 8.
 fn leading_v4(text: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
-    let (a, rest) = leading_octet(text)?;
-    let (b, rest) = leading_octet(rest.strip_prefix(b".")?)?;
-    let (c, rest) = leading_octet(rest.strip_prefix(b".")?)?;
-    let (d, rest) = leading_octet(rest.strip_prefix(b".")?)?;
-    Some((Ipv4Addr::new(a, b, c, d), rest))
-}
-
-fn leading_octet(text: &[u8]) -> Option<(u8, &[u8])> {
-    let (first, mut rest) = text.split_first()?;
-    let mut octet = digit(*first)?;
-    while let Some((byte, after)) = rest.split_first()
-        && let Some(digit) = digit(*byte)
-    {
-        if octet == 0 {
-            return None;
+    let (mut address, mut octet, mut digits, mut dots) = (0_u32, 0_u32, 0_u32, 0_u32);
+    let mut rest = text;
+    while let Some((byte, after)) = rest.split_first() {
+        if let Some(digit) = digit(*byte) {
+            octet = octet.wrapping_mul(10).wrapping_add(digit);
+            digits = digits.wrapping_add(1);
+        } else if *byte == b'.' && dots < 3 && is_octet(octet, digits) {
+            address = address << 8 | octet;
+            dots = dots.wrapping_add(1);
+            (octet, digits) = (0, 0);
+        } else {
+            break;
         }
-        octet = octet.checked_mul(10)?.checked_add(digit)?;
         rest = after;
     }
-    Some((octet, rest))
+    (dots == 3 && is_octet(octet, digits)).then(|| (Ipv4Addr::from_bits(address << 8 | octet), rest))
+}
+
+/// Is a number of that many digits an octet? Too many of them may have overflowed it, so their count decides.
+fn is_octet(number: u32, digits: u32) -> bool {
+    match digits {
+        1 => true,
+        2 => number >= 10,
+        3 => (100..=255).contains(&number),
+        _ => false,
+    }
 }
 
 /// The forms of RFC 4291 §2.2: eight groups, `::` once for one zero group or more, IPv4 in place of the last two.
 fn v6(text: &[u8]) -> Option<Ipv6Addr> {
-    let mut groups = [0_u16; 8];
-    let mut empty = groups.iter_mut();
-    let mut gap = None; // how many groups were still empty at the `::`
+    let mut bits = 0_u128;
+    let mut groups = 0_u32;
+    let mut before_gap = None; // the groups left of the `::`, at their place, and how many they are
     let mut rest = text;
     if let [b':', b':', after @ ..] = rest {
-        gap = Some(empty.len());
+        before_gap = Some((0, 0));
         rest = after;
     }
-    while !(rest.is_empty() && gap == Some(empty.len())) {
+    while !(rest.is_empty() && before_gap.is_some_and(|(_, before)| before == groups)) {
         let (group, after) = leading_group(rest)?;
         if let [b'.', ..] = after {
             let (address, []) = leading_v4(rest)? else { return None };
-            let [a, b, c, d] = address.octets();
-            *empty.next()? = u16::from_be_bytes([a, b]);
-            *empty.next()? = u16::from_be_bytes([c, d]);
+            bits = bits << 32 | u128::from(address.to_bits());
+            groups = groups.wrapping_add(2);
             break;
         }
-        *empty.next()? = group;
+        bits = bits << 16 | u128::from(group);
+        groups = groups.wrapping_add(1);
         rest = match after {
+            _ if groups > 8 => return None,
             [] => break,
-            [b':', b':', after @ ..] if gap.is_none() => {
-                gap = Some(empty.len());
+            [b':', b':', after @ ..] if before_gap.is_none() => {
+                before_gap = Some((bits.checked_shl(128_u32.checked_sub(groups.wrapping_mul(16))?)?, groups));
+                bits = 0;
                 after
             }
             [b':', after @ ..] => after,
             _ => return None,
         };
     }
-    match (gap, empty.len()) {
-        (None, 0) => {}
-        // What stands behind the `::` belongs at the end.
-        (Some(behind), missing @ 1..) => {
-            let at = groups.len().checked_sub(behind)?;
-            groups.get_mut(at..)?.rotate_right(missing);
-        }
-        _ => return None,
+    match before_gap {
+        None if groups == 8 => Some(Ipv6Addr::from_bits(bits)),
+        Some((before, _)) if groups < 8 => Some(Ipv6Addr::from_bits(before | bits)),
+        _ => None,
     }
-    Some(Ipv6Addr::from(groups))
 }
 
 /// One to four hexadecimal digits.
-fn leading_group(text: &[u8]) -> Option<(u16, &[u8])> {
+fn leading_group(text: &[u8]) -> Option<(u32, &[u8])> {
     let (first, mut rest) = text.split_first()?;
     let mut group = hex_digit(*first)?;
     while let Some((byte, after)) = rest.split_first()
         && let Some(digit) = hex_digit(*byte)
     {
-        if text.len().checked_sub(rest.len())? == 4 {
+        group = group << 4 | digit;
+        rest = after;
+        if group > 0xffff {
             return None;
         }
-        group = (group << 4) | digit;
-        rest = after;
     }
-    Some((group, rest))
+    // Leading zeros don't show in the value, so the digits are counted, too.
+    (text.len().wrapping_sub(rest.len()) <= 4).then_some((group, rest))
 }
 
-fn digit(byte: u8) -> Option<u8> {
-    byte.is_ascii_digit().then_some(byte & 0x0f)
+fn digit(byte: u8) -> Option<u32> {
+    let digit = u32::from(byte).wrapping_sub(u32::from(b'0'));
+    (digit < 10).then_some(digit)
 }
 
-fn hex_digit(byte: u8) -> Option<u16> {
-    match byte {
-        b'0'..=b'9' => Some(u16::from(byte & 0x0f)),
-        b'a'..=b'f' | b'A'..=b'F' => Some(u16::from(byte & 0x0f).wrapping_add(9)),
+fn hex_digit(byte: u8) -> Option<u32> {
+    match HEX_DIGITS.get(usize::from(byte)) {
+        Some(digit) if *digit < 16 => Some(u32::from(*digit)),
         _ => None,
     }
 }
+
+/// The decimal text of each octet, flush right, and its length.
+#[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "the compiler runs it, and checks")]
+const OCTETS: [[u8; 4]; 256] = {
+    let mut texts = [[0; 4]; 256];
+    let mut octet = 0;
+    while octet < 256 {
+        let digits = if octet > 99 {
+            3
+        } else if octet > 9 {
+            2
+        } else {
+            1
+        };
+        texts[octet] = [b'0' | (octet / 100) as u8, b'0' | (octet / 10 % 10) as u8, b'0' | (octet % 10) as u8, digits];
+        octet += 1;
+    }
+    texts
+};
+
+/// The value of each byte as a hexadecimal digit, 16 if it is none.
+#[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "the compiler runs it, and checks")]
+const HEX_DIGITS: [u8; 256] = {
+    let mut digits = [16; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        let text = b"0123456789abcdef"[digit];
+        digits[text as usize] = digit as u8;
+        digits[text.to_ascii_uppercase() as usize] = digit as u8;
+        digit += 1;
+    }
+    digits
+};
 
 // === Writing ===
 
 /// The canonical text of an address (RFC 5952 §4): lower case, no leading zeros, the longest run of zero groups as
 /// `::`. An IPv4 address inside IPv6 stays hexadecimal.
 pub fn canonical(address: IpAddr) -> String {
-    let mut text = Vec::with_capacity(LONGEST_TEXT);
-    push_backwards(address, &mut text);
-    from_backwards(text)
+    str::from_utf8(Text::new(address).as_bytes()).unwrap_or_default().to_owned()
 }
 
-/// The longest canonical text: eight groups of four digits.
-pub const LONGEST_TEXT: usize = 39;
+/// The canonical text of an address, as [`canonical`] makes it, without an allocation.
+#[derive(Clone, Debug)]
+pub struct Text {
+    /// Written from the end: that is how digits come out.
+    bytes: [u8; LONGEST_TEXT],
+    start: usize,
+    end: usize,
+}
 
-/// Appends the canonical text of `address`, last character first: digits come out in that order, and so do the elements
-/// of a list that is walked from the right.
-pub fn push_backwards(address: IpAddr, text: &mut Vec<u8>) {
-    match address {
-        IpAddr::V4(address) => {
-            let [a, b, c, d] = address.octets();
-            push_octet(d, text);
-            for octet in [c, b, a] {
-                text.push(b'.');
-                push_octet(octet, text);
+/// Eight groups of four digits.
+const LONGEST_TEXT: usize = 39;
+
+impl Text {
+    /// The text of `address`.
+    pub fn new(address: IpAddr) -> Self {
+        let mut text = Self { bytes: [0; LONGEST_TEXT], start: LONGEST_TEXT, end: LONGEST_TEXT };
+        match address {
+            IpAddr::V4(address) => text.push_v4(address),
+            IpAddr::V6(address) => text.push_v6(address),
+        }
+        text
+    }
+
+    /// The text as bytes, all ASCII.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(self.start..self.end).unwrap_or_default()
+    }
+
+    fn push(&mut self, byte: u8) {
+        self.start = self.start.saturating_sub(1);
+        if let Some(place) = self.bytes.get_mut(self.start) {
+            *place = byte;
+        }
+    }
+
+    fn push_v4(&mut self, address: Ipv4Addr) {
+        for octet in address.octets().into_iter().rev() {
+            let [first, second, third, digits] = OCTETS.get(usize::from(octet)).copied().unwrap_or_default();
+            // Four bytes at once, of which the surplus is overwritten by the next.
+            let end = self.start;
+            if let Some(place) = self.bytes.get_mut(end.saturating_sub(4)..end) {
+                place.copy_from_slice(&[first, second, third, b'.']);
             }
+            self.start = end.saturating_sub(usize::from(digits)).saturating_sub(1);
         }
-        IpAddr::V6(address) => push_v6(address, text),
+        self.end = self.end.saturating_sub(1); // the dot behind the last octet
     }
-}
 
-/// Turns text around that [`push_backwards`] made.
-pub fn from_backwards(mut text: Vec<u8>) -> String {
-    text.reverse();
-    String::from_utf8(text).unwrap_or_default()
-}
-
-fn push_octet(mut octet: u8, text: &mut Vec<u8>) {
-    loop {
-        text.push(b'0' | (octet % 10));
-        octet /= 10;
-        if octet == 0 {
-            break;
-        }
-    }
-}
-
-fn push_v6(address: Ipv6Addr, text: &mut Vec<u8>) {
-    let groups = address.segments();
-    let gap = longest_zeros(&groups);
-    let mut follows_group = false;
-    for (at, group) in groups.into_iter().enumerate().rev() {
-        if gap.contains(&at) {
-            if at == gap.start {
-                text.extend_from_slice(b"::");
+    fn push_v6(&mut self, address: Ipv6Addr) {
+        let groups = address.segments();
+        let gap = longest_zeros(&groups);
+        let mut follows_group = false;
+        for (at, group) in groups.into_iter().enumerate().rev() {
+            if gap.contains(&at) {
+                if at == gap.start {
+                    self.push(b':');
+                    self.push(b':');
+                }
+                follows_group = false;
+                continue;
             }
-            follows_group = false;
-            continue;
+            if follows_group {
+                self.push(b':');
+            }
+            self.push_group(group);
+            follows_group = true;
         }
-        if follows_group {
-            text.push(b':');
-        }
-        push_group(group, text);
-        follows_group = true;
     }
-}
 
-fn push_group(mut group: u16, text: &mut Vec<u8>) {
-    loop {
-        let [_, low] = (group & 0x0f).to_be_bytes();
-        text.push(if low < 10 { b'0' | low } else { b'`' | low.wrapping_sub(9) });
-        group >>= 4;
-        if group == 0 {
-            break;
+    fn push_group(&mut self, mut group: u16) {
+        loop {
+            let [_, low] = (group & 0x0f).to_be_bytes();
+            self.push(if low < 10 { b'0' | low } else { b'`' | low.wrapping_sub(9) });
+            group >>= 4;
+            if group == 0 {
+                break;
+            }
         }
     }
 }
@@ -374,11 +454,10 @@ impl fmt::Display for Cidr {
     }
 }
 
+/// One to three digits, without leading zeros.
 fn prefix_length(digits: &[u8]) -> Option<u8> {
-    match leading_octet(digits)? {
-        (length, []) => Some(length),
-        _ => None,
-    }
+    let text = str::from_utf8(digits).ok()?;
+    text.parse().ok().filter(|length: &u8| length.to_string() == text)
 }
 
 /// Many blocks as one set. Asking it takes a binary search: a CDN publishes hundreds of blocks, and every element of a
@@ -426,8 +505,12 @@ fn drop_covered<T: Ord + Copy>(ranges: &mut Vec<(T, T)>) {
 }
 
 fn covers<T: Ord + Copy>(ranges: &[(T, T)], address: T) -> bool {
+    let covered = |(first, last): &(T, T)| *first <= address && address <= *last;
+    if ranges.len() <= 4 {
+        return ranges.iter().any(covered);
+    }
     let at = ranges.partition_point(|(first, _)| *first <= address);
-    at.checked_sub(1).and_then(|at| ranges.get(at)).is_some_and(|(_, last)| address <= *last)
+    at.checked_sub(1).and_then(|at| ranges.get(at)).is_some_and(covered)
 }
 
 #[cfg(test)]

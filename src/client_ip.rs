@@ -30,9 +30,7 @@
 use std::cmp::Ordering;
 use std::net::IpAddr;
 
-use crate::address::{
-    Blocks, Cidr, LONGEST_TEXT, canonical, from_backwards, parse_address, parse_endpoint, push_backwards,
-};
+use crate::address::{Blocks, Cidr, Element, Text, parse_address, parse_endpoint, trim_blanks};
 use crate::config::{ConfigError, Section};
 use crate::forwarded::{forwarded, is_blank, x_forwarded_for};
 
@@ -104,7 +102,7 @@ pub enum Edit<'a> {
         /// The header's name, in lower case.
         name: &'a str,
         /// The header's value, printable ASCII.
-        value: String,
+        value: Vec<u8>,
     },
 }
 
@@ -156,11 +154,14 @@ enum Fallback {
 /// Every header in `sources`, `set` and `strip`.
 #[derive(Clone, Debug)]
 struct Headers {
-    /// `x-forwarded-for` is the last one: what is written there is the chain itself, given away.
+    /// By the length of their names.
     all: Vec<Header>,
-    /// Which lengths their names have; most other headers are ruled out by that.
-    lengths: [bool; 64],
+    /// Where in `all` the names of a length are. Most other headers are ruled out by their length.
+    of_length: [(usize, usize); LENGTHS],
 }
+
+/// Names of this length less one, or more, are rare, and share the last entry.
+const LENGTHS: usize = 64;
 
 /// One header in all its spellings, the same to an application that gets them as CGI variables (RFC 3875 §4.1.18).
 #[derive(Clone, Debug)]
@@ -219,7 +220,7 @@ impl ClientIp {
         warn_of_order(&section, &sources, &mut warnings);
         section.finish()?;
 
-        let headers = Headers::new(&sources, set, &strip);
+        let headers = Headers::new(&sources, &set, &strip);
         let sources = sources
             .into_iter()
             .filter_map(|name| {
@@ -272,26 +273,25 @@ impl ClientIp {
 
     /// What a source says. The elements that count are added to the chain.
     fn read(&self, source: &Source, lines: &[Line<'_>], chain: &mut Chain) -> Reading {
-        let own =
-            |line: &&Line<'_>| line.header == source.header && line.name.eq_ignore_ascii_case(source.name.as_bytes());
+        let own = |line: &&Line<'_>| line.header == source.header && is_same_name(line.name, source.name.as_bytes());
         let values = lines.iter().filter(own).map(|line| line.value);
         match source.form {
             Form::XForwardedFor => self.walk(x_forwarded_for(values), chain),
-            Form::Forwarded => self.walk(forwarded(values), chain),
+            Form::Forwarded => self.walk(forwarded(values).map(|address| address.map(Element::from)), chain),
             Form::Address => read_address(values, chain),
         }
     }
 
     /// Walks a list from the right to the client.
-    fn walk(&self, mut elements: impl Iterator<Item = Option<IpAddr>>, chain: &mut Chain) -> Reading {
+    fn walk<'a>(&self, mut elements: impl Iterator<Item = Option<Element<'a>>>, chain: &mut Chain) -> Reading {
         match &self.trust {
             Trust::Listed(trusted) => {
                 let mut reading = Reading::Absent;
                 for element in elements {
-                    let Some(address) = element else { return Reading::Invalid };
-                    chain.push(address);
+                    let Some(element) = element else { return Reading::Invalid };
+                    chain.push(element);
                     reading = Reading::Client;
-                    if !trusted.contains(address) {
+                    if !trusted.contains(element.address) {
                         break;
                     }
                 }
@@ -300,7 +300,7 @@ impl ClientIp {
             Trust::Hops { count, .. } => {
                 for hop in 0..*count {
                     match elements.next() {
-                        Some(Some(address)) => chain.push(address),
+                        Some(Some(element)) => chain.push(element),
                         None if hop == 0 => return Reading::Absent,
                         Some(None) | None => {
                             // Counting is the only proof here, so a list that can't be counted proves nothing.
@@ -338,7 +338,7 @@ fn read_address<'a>(mut values: impl Iterator<Item = &'a [u8]>, chain: &mut Chai
         (Some(value), None) if is_blank(value) => Reading::Absent,
         (Some(value), None) => match parse_address(value) {
             Some(address) => {
-                chain.push(address);
+                chain.push(address.into());
                 Reading::Client
             }
             None => Reading::Invalid,
@@ -358,63 +358,94 @@ impl Trust {
 
 // === impl Chain ===
 
-/// The verified addresses from the peer back to the client, as the text of `x-forwarded-for`, written from its end: a
-/// list is walked from there, and no element has to be kept for later.
+/// The verified addresses from the peer back to the client, as the text of `x-forwarded-for`. A list is walked from the
+/// right, so the text grows at its front, and no element has to be kept for later.
 struct Chain {
     peer: IpAddr,
     client: IpAddr,
-    backwards: Vec<u8>,
+    /// The text fills the end of this, from `start` on, each address with a separator behind it.
+    buffer: Vec<u8>,
+    start: usize,
 }
+
+const SEPARATOR: &[u8; 2] = b", ";
 
 impl Chain {
     fn new(peer: IpAddr) -> Self {
-        let mut backwards = Vec::with_capacity(LONGEST_TEXT.saturating_mul(2));
-        push_backwards(peer, &mut backwards);
-        Self { peer, client: peer, backwards }
+        let buffer = vec![0; 128]; // enough for any address at each doubling
+        let mut chain = Self { peer, client: peer, start: buffer.len(), buffer };
+        chain.push(peer.into());
+        chain
     }
 
-    fn push(&mut self, address: IpAddr) {
-        self.backwards.extend_from_slice(b" ,");
-        push_backwards(address, &mut self.backwards);
-        self.client = address;
+    fn push(&mut self, element: Element<'_>) {
+        match element.text {
+            Some(text) => self.prepend(text),
+            None => self.prepend(Text::new(element.address).as_bytes()),
+        }
+        self.client = element.address;
     }
+
+    fn prepend(&mut self, address: &[u8]) {
+        let length = address.len().saturating_add(SEPARATOR.len());
+        if self.start < length {
+            self.grow();
+        }
+        let start = self.start.saturating_sub(length);
+        let place = self.buffer.get_mut(start..self.start).unwrap_or_default();
+        if let Some((place, separator)) = place.split_last_chunk_mut()
+            && place.len() == address.len()
+        {
+            place.copy_from_slice(address);
+            *separator = *SEPARATOR;
+            self.start = start;
+        }
+    }
+
+    fn grow(&mut self) {
+        let added = self.buffer.len();
+        let mut buffer = vec![0; added.saturating_mul(2)];
+        if let Some((_, end)) = buffer.split_at_mut_checked(added) {
+            end.copy_from_slice(&self.buffer);
+        }
+        self.start = self.start.saturating_add(added);
+        self.buffer = buffer;
+    }
+
+    fn text(&self) -> &[u8] {
+        let end = self.buffer.len().saturating_sub(SEPARATOR.len());
+        self.buffer.get(self.start..end).unwrap_or_default()
+    }
+
     fn shorten_to_peer(&mut self) {
         *self = Self::new(self.peer);
     }
 
-    fn into_written(self) -> Written {
-        Written { client: self.client, chain: from_backwards(self.backwards) }
-    }
-}
-
-/// What the application gets to read.
-struct Written {
-    client: IpAddr,
-    chain: String,
-}
-
-impl Written {
-    /// The value of a header of this form. That of `x-forwarded-for` can be had once, after all others.
-    fn value(&mut self, form: Form) -> String {
+    /// The value of a header of this form.
+    fn value(&self, form: Form) -> Vec<u8> {
         match form {
-            Form::XForwardedFor => std::mem::take(&mut self.chain),
-            Form::Forwarded => forwarded_value(&self.chain),
-            Form::Address => canonical(self.client),
+            Form::XForwardedFor => self.text().to_vec(),
+            Form::Forwarded => forwarded_value(self.text()),
+            Form::Address => Text::new(self.client).as_bytes().to_vec(),
         }
     }
 }
 
 /// The addresses of a chain as `forwarded` elements; IPv6 needs quotes and brackets (RFC 7239 §6).
-fn forwarded_value(chain: &str) -> String {
-    let mut value = String::with_capacity(chain.len().saturating_mul(2));
-    for address in chain.split(", ") {
+fn forwarded_value(chain: &[u8]) -> Vec<u8> {
+    let mut value = Vec::with_capacity(chain.len().saturating_mul(2));
+    for address in chain.split(|byte| *byte == b',').map(trim_blanks) {
         if !value.is_empty() {
-            value.push_str(", ");
+            value.extend_from_slice(SEPARATOR);
         }
-        let (open, close) = if address.contains(':') { ("for=\"[", "]\"") } else { ("for=", "") };
-        value.push_str(open);
-        value.push_str(address);
-        value.push_str(close);
+        let (open, close) = if address.contains(&b':') {
+            (b"for=\"[".as_slice(), b"]\"".as_slice())
+        } else {
+            (b"for=".as_slice(), b"".as_slice())
+        };
+        value.extend_from_slice(open);
+        value.extend_from_slice(address);
+        value.extend_from_slice(close);
     }
     value
 }
@@ -422,45 +453,35 @@ fn forwarded_value(chain: &str) -> String {
 // === impl Headers ===
 
 impl Headers {
-    fn new(sources: &[String], set: Vec<String>, strip: &[String]) -> Self {
-        let mut headers = Self { all: Vec::new(), lengths: [false; 64] };
-        for name in set {
-            headers.add(&name, Some((name.clone(), Form::of(&name))));
+    fn new(sources: &[String], set: &[String], strip: &[String]) -> Self {
+        let mut all: Vec<Header> = Vec::new();
+        let set_and_others =
+            set.iter().map(|name| (name, true)).chain(sources.iter().chain(strip).map(|name| (name, false)));
+        for (name, is_set) in set_and_others {
+            if all.iter().any(|header| header.is_named(name.as_bytes())) {
+                continue; // in this spelling or another
+            }
+            let folded = name.bytes().map(|byte| char::from(fold(byte))).collect();
+            all.push(Header { folded, written: is_set.then(|| (name.clone(), Form::of(name))) });
         }
-        for name in sources.iter().chain(strip) {
-            headers.add(name, None);
-        }
-        let takes_chain = |header: &Header| matches!(header.written, Some((_, Form::XForwardedFor)));
-        headers.all.sort_by_key(takes_chain);
-        headers
-    }
-
-    /// Adds a header, unless it is known in this spelling or another.
-    fn add(&mut self, name: &str, written: Option<(String, Form)>) {
-        if self.find(name.as_bytes()).is_some() {
-            return;
-        }
-        if let Some(length) = self.lengths.get_mut(name.len()) {
-            *length = true;
-        }
-        let folded = name.bytes().map(|byte| char::from(fold(byte))).collect();
-        self.all.push(Header { folded, written });
+        all.sort_by_key(|header| header.folded.len());
+        let at = |length| all.partition_point(|header| header.folded.len() < length);
+        let of_length = std::array::from_fn(|length| {
+            let next = length.saturating_add(1);
+            (at(length), if next < LENGTHS { at(next) } else { all.len() })
+        });
+        Self { of_length, all }
     }
 
     /// Which of the headers has that name, in any spelling?
     fn find(&self, name: &[u8]) -> Option<usize> {
-        // Names of 64 bytes or more are rare, so they may be compared.
-        if !self.lengths.get(name.len()).copied().unwrap_or(true) {
-            return None;
-        }
-        self.all.iter().position(|header| {
-            header.folded.len() == name.len() && header.folded.bytes().zip(name).all(|(own, byte)| own == fold(*byte))
-        })
+        let (start, end) = *self.of_length.get(name.len().min(LENGTHS.saturating_sub(1)))?;
+        (start..end).find(|at| self.all.get(*at).is_some_and(|header| header.is_named(name)))
     }
 
     /// The lines under any of the names, those of one spelling side by side in order of arrival.
     fn lines<'a>(&self, headers: &[(&'a [u8], &'a [u8])]) -> Vec<Line<'a>> {
-        let mut lines = Vec::with_capacity(8);
+        let mut lines = Vec::new();
         for (name, value) in headers {
             if let Some(header) = self.find(name) {
                 lines.push(Line { header, name, value });
@@ -472,33 +493,43 @@ impl Headers {
 
     /// What it takes to make the lines into what is written. `None`: nothing is, all lines go.
     fn edits<'a>(&'a self, lines: &[Line<'a>], chain: Option<Chain>) -> Vec<Edit<'a>> {
-        let mut written = chain.map(Chain::into_written);
         let mut edits = Vec::with_capacity(4);
         let mut rest = lines;
         for (at, header) in self.all.iter().enumerate() {
-            let count = rest.iter().take_while(|line| line.header == at).count();
-            let (own, others) = rest.split_at_checked(count).unwrap_or_default();
+            let (own, others) = match rest.iter().position(|line| line.header != at) {
+                Some(end) => rest.split_at_checked(end).unwrap_or_default(),
+                None => (rest, [].as_slice()),
+            };
             rest = others;
+            if own.is_empty() && header.written.is_none() {
+                continue;
+            }
 
-            let target = header.written.as_ref().zip(written.as_mut());
-            let target = target.map(|((name, form), written)| (name.as_str(), written.value(*form)));
+            let target = header.written.as_ref().zip(chain.as_ref());
+            let target = target.map(|((name, form), chain)| (name.as_str(), chain.value(*form)));
             let mut present: &[Line<'_>] = &[];
-            for spelling in own.chunk_by(|a, b| a.name.eq_ignore_ascii_case(b.name)) {
+            for spelling in own.chunk_by(|a, b| is_same_name(a.name, b.name)) {
                 let Some(Line { name: spelled, .. }) = spelling.first() else { continue };
                 match &target {
-                    Some((name, _)) if name.as_bytes().eq_ignore_ascii_case(spelled) => present = spelling,
+                    Some((name, _)) if is_same_name(name.as_bytes(), spelled) => present = spelling,
                     _ => edits.push(Edit::Remove { name: spelled }),
                 }
             }
             let Some((name, value)) = target else { continue };
             match present {
-                [only] if only.value == value.as_bytes() => continue,
+                [only] if only.value == value => continue,
                 [] | [_] => {}
                 [first, ..] => edits.push(Edit::Remove { name: first.name }),
             }
             edits.push(Edit::Replace { name, value });
         }
         edits
+    }
+}
+
+impl Header {
+    fn is_named(&self, name: &[u8]) -> bool {
+        self.folded.len() == name.len() && self.folded.bytes().zip(name).all(|(own, byte)| own == fold(*byte))
     }
 }
 
@@ -511,6 +542,11 @@ impl Form {
             _ => Self::Address,
         }
     }
+}
+
+/// Are these the same name to HTTP? Envoy gives names in lower case, so mostly they are the same bytes.
+fn is_same_name(a: &[u8], b: &[u8]) -> bool {
+    a == b || a.eq_ignore_ascii_case(b)
 }
 
 /// The byte as all spellings of a name have it.
@@ -725,8 +761,8 @@ mod tests {
         assert_eq!(
             edits,
             [
-                replace("forwarded", "for=203.0.113.5, for=\"[fd00::2]\", for=\"[fd00::1]\""),
                 replace("x-client", "203.0.113.5"),
+                replace("forwarded", "for=203.0.113.5, for=\"[fd00::2]\", for=\"[fd00::1]\""),
                 replace("x-forwarded-for", "203.0.113.5, fd00::2, fd00::1"),
             ]
         );

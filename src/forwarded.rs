@@ -11,14 +11,48 @@
 //! assert_eq!(forwarded(lines.into_iter()).next(), Some(parse_address(b"203.0.113.5")));
 //! ```
 
+use std::iter;
 use std::net::IpAddr;
 
-use crate::address::{parse_address, parse_node, trim_blanks};
+use crate::address::{Element, parse_element, parse_node, trim_blanks};
 
 /// The elements of `x-forwarded-for`, right-most first; `None` is one that is no address. `lines` are the occurrences of
 /// the header in order of arrival; a blank one counts as absent.
-pub fn x_forwarded_for<'a>(lines: impl DoubleEndedIterator<Item = &'a [u8]>) -> impl Iterator<Item = Option<IpAddr>> {
-    lines.rev().filter(|line| !is_blank(line)).flat_map(|line| line.rsplit(|byte| *byte == b',')).map(parse_address)
+pub fn x_forwarded_for<'a>(
+    lines: impl DoubleEndedIterator<Item = &'a [u8]>,
+) -> impl Iterator<Item = Option<Element<'a>>> {
+    let mut lines = lines.rev().filter(|line| !is_blank(line));
+    let mut line = None; // what is left of the current one
+    iter::from_fn(move || {
+        let rest: &[u8] = line.take().or_else(|| lines.next())?;
+        let element = match last_comma(rest) {
+            None => rest,
+            Some(at) => {
+                line = rest.get(..at);
+                rest.get(at..).and_then(<[u8]>::split_first).map(|(_, element)| element).unwrap_or_default()
+            }
+        };
+        Some(parse_element(element))
+    })
+}
+
+/// The place of the last comma. Eight bytes are looked at together: of a long list, most of the work is to split it.
+fn last_comma(text: &[u8]) -> Option<usize> {
+    const EACH: u64 = u64::MAX / 255;
+    const COMMAS: u64 = EACH * b',' as u64;
+    const LOW_BITS: u64 = EACH * 0x7f;
+    let mut rest = text;
+    while let Some((before, eight)) = rest.split_last_chunk::<8>() {
+        let others = u64::from_le_bytes(*eight) ^ COMMAS;
+        // The high bit of each byte that is a comma; adding can't carry into the next byte.
+        let commas = !((others & LOW_BITS).wrapping_add(LOW_BITS) | others | LOW_BITS);
+        if commas != 0 {
+            let behind = usize::try_from(commas.leading_zeros() / 8).ok()?;
+            return rest.len().checked_sub(behind)?.checked_sub(1);
+        }
+        rest = before;
+    }
+    rest.iter().rposition(|byte| *byte == b',')
 }
 
 /// The elements of `forwarded` (RFC 7239 §4), right-most first; `None` is one whose `for` is no address, is missing, or
@@ -179,7 +213,11 @@ fn before_last_quote(mut text: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::canonical;
+    use crate::address::{canonical, parse_address};
+
+    fn addresses<'a>(elements: impl Iterator<Item = Option<Element<'a>>>) -> impl Iterator<Item = Option<IpAddr>> {
+        elements.map(|element| element.map(|element| element.address))
+    }
 
     fn texts(elements: impl Iterator<Item = Option<IpAddr>>) -> Vec<String> {
         elements.map(|element| element.map_or("-".into(), canonical)).collect()
@@ -192,7 +230,7 @@ mod tests {
     #[test]
     fn a_list_is_read_from_the_right_over_all_its_lines() {
         let lines: [&[u8]; 4] = [b"192.0.2.1, 192.0.2.2", b" \t", b",192.0.2.3:80", b"x , [::1]"];
-        let walked = texts(x_forwarded_for(lines.into_iter()));
+        let walked = texts(addresses(x_forwarded_for(lines.into_iter())));
         assert_eq!(walked, ["::1", "-", "192.0.2.3", "-", "192.0.2.2", "192.0.2.1"]);
         let walked =
             read(&["for=192.0.2.1, for=192.0.2.2", "", "proto=http,for=\"192.0.2.3:80\"", "for=x , for=\"[::1]\""]);
@@ -204,7 +242,7 @@ mod tests {
         assert_eq!(read(&["", " ", "\t"]), Vec::<String>::new());
         assert_eq!(read(&[","]), ["-", "-"]);
         assert_eq!(read(&[", for=192.0.2.1 ,"]), ["-", "192.0.2.1", "-"]);
-        assert_eq!(texts(x_forwarded_for([b",".as_slice()].into_iter())), ["-", "-"]);
+        assert_eq!(texts(addresses(x_forwarded_for([b",".as_slice()].into_iter()))), ["-", "-"]);
     }
 
     #[test]
@@ -273,6 +311,8 @@ mod tests {
             read(&["for=192.0.2.1", r#"for="192.0.2.2"#, "x", r#"",for=192.0.2.3"#]),
             ["192.0.2.3", "-", "192.0.2.1"]
         );
+        // The pair is made from the right, so the value goes on behind what looks like its closing quote.
+        assert_eq!(read(&[r#"for="192.0.2.1""#, r#"x""#]), ["-"]);
         // Across the lines the second `for` is still a second one.
         assert_eq!(read(&[r#"for=192.0.2.1;for="192.0.2.2"#, r#"";x=y"#]), ["-"]);
     }

@@ -330,7 +330,8 @@ proptest! {
         let lines: Vec<&[u8]> = lines.iter().map(|line| &line[..]).collect();
         let walked: Vec<_> = idleguard::forwarded::forwarded(lines.iter().copied()).collect();
         prop_assert_eq!(walked, reference::forwarded(&lines));
-        let walked: Vec<_> = idleguard::forwarded::x_forwarded_for(lines.iter().copied()).collect();
+        let elements = idleguard::forwarded::x_forwarded_for(lines.iter().copied());
+        let walked: Vec<_> = elements.map(|element| element.map(|element| element.address)).collect();
         prop_assert_eq!(walked, reference::x_forwarded_for(&lines));
     }
 

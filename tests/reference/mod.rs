@@ -365,8 +365,8 @@ pub fn edited(headers: &[Line], edits: &[Edit<'_>]) -> Vec<Line> {
         match edit {
             Edit::Remove { name } => headers.retain(|(present, _)| *present != name.to_ascii_lowercase()),
             Edit::Replace { name, value } => match headers.iter_mut().find(|(present, _)| present == name.as_bytes()) {
-                Some((_, present)) => *present = value.clone().into_bytes(),
-                None => headers.push((name.as_bytes().to_vec(), value.clone().into_bytes())),
+                Some((_, present)) => *present = value.clone(),
+                None => headers.push((name.as_bytes().to_vec(), value.clone())),
             },
         }
         assert_ne!(headers, before, "an edit without effect: {edit:?}");

@@ -1,7 +1,13 @@
 //! The fence and the reaper against a simulation of Envoy's worker: a pool that hands out the connection that became idle
 //! last, an in-process pipe that takes a few turns of the event loop, turns that stall, clients that go away, far ends that
 //! close. Whatever the order of events: no request meets a connection that has expired or that idleguard has closed.
-#![allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    missing_docs
+)]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

@@ -125,7 +125,7 @@ impl HttpRoot {
         for edit in &resolution.edits {
             let edited = match edit {
                 Edit::Remove { name } => host::remove_request_header(name),
-                Edit::Replace { name, value } => host::replace_request_header(name.as_bytes(), value.as_bytes()),
+                Edit::Replace { name, value } => host::replace_request_header(name.as_bytes(), value),
             };
             edited.unwrap_or_else(host::report);
         }

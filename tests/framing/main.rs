@@ -1,6 +1,7 @@
 //! The framing from outside: tables of message sequences, the host calls it makes, and real libraries as the truth.
 
 #![allow(
+    clippy::string_slice,
     clippy::arithmetic_side_effects,
     clippy::cast_possible_truncation,
     clippy::expect_used,

@@ -3,6 +3,7 @@
 //! The two filters are one module with one configuration format, told apart by the key `filter`. What is refused here
 //! stops Envoy's start (or the update), so whatever a request could stumble over must be refused here.
 
+pub mod protobuf_struct;
 pub mod section;
 
 use std::collections::BTreeMap;
@@ -55,7 +56,7 @@ pub struct Checked {
     pub warnings: Vec<String>,
 }
 
-/// Reads a plugin configuration.
+/// Reads a plugin configuration: JSON, or a serialized `google.protobuf.Struct`.
 ///
 /// ```
 /// use idleguard::config::{Config, parse};
@@ -68,11 +69,14 @@ pub struct Checked {
 /// # Errors
 /// The first thing that is wrong with it.
 pub fn parse(json: &[u8]) -> Result<Checked, ConfigError> {
-    let value: Value = serde_json::from_slice(json).map_err(|error| ConfigError {
-        key: String::new(),
-        given: if json.is_empty() { "nothing".into() } else { format!("text that is no JSON ({error})") },
-        allowed: r#"a JSON object such as {"filter": "http", "destinations": {"payments": {}}}"#.into(),
-    })?;
+    let value: Value = match serde_json::from_slice(json) {
+        Ok(value) => value,
+        Err(error) => protobuf_struct::parse(json).filter(|_| !json.is_empty()).ok_or_else(|| ConfigError {
+            key: String::new(),
+            given: if json.is_empty() { "nothing".into() } else { format!("text that is no JSON ({error})") },
+            allowed: r#"a JSON object such as {"filter": "http", "destinations": {"payments": {}}}"#.into(),
+        })?,
+    };
     let mut section = Section::try_new("", value)?;
     #[derive(Clone, Copy)]
     enum Kind {

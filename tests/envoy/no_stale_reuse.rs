@@ -95,6 +95,7 @@ async fn an_idempotent_request_that_met_a_stale_connection_is_retried() {
     assert_eq!(get("GET").await, 200);
     tokio::time::sleep(ms(900)).await;
     assert_eq!(get("GET").await, 200, "retried");
+    assert_eq!(get("GET").await, 200, "of a new generation");
     tokio::time::sleep(ms(900)).await;
     assert_eq!(get("POST").await, 503, "never sent twice");
     tokio::time::sleep(ms(200)).await;

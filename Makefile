@@ -52,7 +52,7 @@ demo: build envoy ## 30 s of the same traffic through plain Envoy and through id
 
 .PHONY: test
 test: lint build envoy servers ## everything that must pass
-	cargo test --locked --workspace
+	RUST_TEST_THREADS=6 cargo test --locked --workspace
 
 .PHONY: lint
 lint: target-installed ## formatting, clippy for both targets, the border between core and host

@@ -13,13 +13,17 @@ use std::time::Duration;
 use idleguard_harness::envoy::{Config, Envoy, Options};
 use idleguard_harness::project;
 use serde_json::json;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Tests that load the machine take turns: with two cores, one's load is another's stall.
-static LOAD: Mutex<()> = Mutex::const_new(());
+/// Tests that need the whole machine run alone: with two cores, one's load is another's stall.
+static MACHINE: RwLock<()> = RwLock::const_new(());
 
-async fn alone() -> MutexGuard<'static, ()> {
-    LOAD.lock().await
+async fn alone() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().await
+}
+
+async fn beside_others() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().await
 }
 
 /// The project's `envoy.yaml` on free ports, or `None` (said, or a failure, see `IDLEGUARD_NO_SKIP`) if there is no Envoy or no

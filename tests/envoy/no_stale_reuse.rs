@@ -7,7 +7,7 @@ use idleguard_harness::load::{Load, Pattern, Report};
 use idleguard_harness::stub_lb::{Mode, StubLb};
 use serde_json::json;
 
-use super::{alone, metric, ms, project_config, start, with_policy};
+use super::{beside_others, metric, ms, project_config, start, with_policy};
 
 const LB_IDLE_TIMEOUT: Duration = ms(2_000);
 
@@ -17,7 +17,7 @@ fn known() -> serde_json::Value {
 
 /// 60 clients that are silent for up to twice the LB's timeout, through `config`, half of the seconds for each pattern.
 async fn load(config: &Config, mode: Mode, workers: u32, seconds: u64) -> (Report, i64) {
-    let _turn = alone().await;
+    let _turn = beside_others().await;
     let lb = StubLb::start(mode);
     let envoy = start(&config.clone().upstream(lb.address()), workers).await;
     let steady = Pattern::Scattered { gap: (ms(0), ms(4_000)) };
@@ -69,7 +69,7 @@ async fn an_lb_that_closes() {
 #[tokio::test]
 async fn a_response_may_take_longer_than_the_limit() {
     let Some(config) = project_config() else { return };
-    let _turn = alone().await;
+    let _turn = beside_others().await;
     let lb = StubLb::start(Mode::SilentRst(ms(1_000)));
     let policy = json!({"lb_idle_timeout": "1s", "retry_stale": "off"});
     let envoy = start(&with_policy(config, &policy).upstream(lb.address()), 1).await;
@@ -85,6 +85,7 @@ async fn a_response_may_take_longer_than_the_limit() {
 #[tokio::test]
 async fn an_idempotent_request_that_met_a_stale_connection_is_retried() {
     let Some(config) = project_config() else { return };
+    let _turn = beside_others().await;
     let lb = StubLb::start(Mode::SilentRst(ms(500)));
     let policy = json!({"lb_idle_timeout": "60s"});
     let envoy = start(&with_policy(config, &policy).upstream(lb.address()), 1).await;

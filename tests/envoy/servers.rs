@@ -7,7 +7,7 @@ use idleguard_harness::project;
 use idleguard_harness::servers::Server;
 use serde_json::json;
 
-use super::{alone, metric, ms, project_config, start, with_policy};
+use super::{beside_others, metric, ms, project_config, start, with_policy};
 
 /// Bursts whose silence ends around the server's timeout of 2 s.
 async fn load(config: Config, server: &Server, seconds: u64) -> Report {
@@ -21,7 +21,7 @@ async fn load(config: Config, server: &Server, seconds: u64) -> Report {
 
 async fn only_plain_envoy_fails(server: Server) {
     let Some(config) = project_config() else { return };
-    let _turn = alone().await;
+    let _turn = beside_others().await;
     let plain = load(config.clone().without_idleguard(), &server, 24).await;
     assert!(plain.failed() > 0, "{plain}");
     let policy = json!({"lb_idle_timeout": "2s", "retry_stale": "off"});
@@ -46,6 +46,7 @@ async fn haproxy() {
 async fn node_tells_its_timeout() {
     let Some(server) = project::or_skip(Server::node(ms(5_000), false).await) else { return };
     let Some(config) = project_config() else { return };
+    let _turn = beside_others().await;
     let envoy = start(&with_policy(config, &json!({"lb_idle_timeout": "1h"})).upstream(server.address()), 1).await;
     assert_eq!(idleguard_harness::http::get(envoy.ingress(), "/").await.expect("an answer").status, 200);
     let closed = "wasmcustom.idleguard.destination.payments.connections_closed_idle";

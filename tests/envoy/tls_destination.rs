@@ -6,7 +6,7 @@ use idleguard_harness::load::{Load, Pattern};
 use idleguard_harness::stub_lb::{Mode, Options, StubLb};
 use serde_json::json;
 
-use super::{alone, ms, project_config, start};
+use super::{beside_others, ms, project_config, start};
 
 /// The route leads straight to the LB's cluster, which does TLS with the server name `lb.example`.
 fn straight(config: Config, lb: &StubLb, policy: &serde_json::Value) -> Config {
@@ -40,7 +40,7 @@ async fn it_keeps_its_server_name() {
 #[tokio::test]
 async fn set_filter_state_fences_its_pool() {
     let Some(config) = project_config() else { return };
-    let _turn = alone().await;
+    let _turn = beside_others().await;
     let filters = "static_resources/listeners/ingress/filter_chains/0/filters/http/typed_config/http_filters";
     let fence = json!({
         "name": "fence",

@@ -107,6 +107,11 @@ impl Connection {
         self.fenced_at.is_some() || matches!(self.phase, Phase::Closing | Phase::Gone)
     }
 
+    /// Whether no request may be given to it at `now`. `limit` is the destination's idle limit.
+    pub fn has_expired(&self, now: Timestamp, limit: Duration) -> bool {
+        self.is_out_of_use() || self.expires_at(limit).is_some_and(|at| at <= now)
+    }
+
     /// From when on no request may be given to it. The point itself is too late (a limit of 4 s allows an idle age below
     /// 4 s). `limit` is the destination's idle limit.
     pub fn expires_at(&self, limit: Duration) -> Option<Timestamp> {

@@ -1,27 +1,15 @@
 //! One destination on one worker: its connections, who may use them, and when they are closed.
 //!
 //! The HTTP filter and the connection filter of a worker share this. The connection filter shows what happens on every
-//! connection; with that, the HTTP filter's question ("may this request enter the current generation?") has an answer that
-//! is exact where it matters:
-//!
-//! Envoy's pool hands out the HTTP/1.1 connection that became idle last (docs/envoy.md, fact 6). The connection filter sees
-//! them become idle in the same order, a moment earlier. So a request gets the one on top of our stack, or one further
-//! down:
-//!
-//! - one for each request that was admitted and not seen on its connection yet, since it may have taken one;
-//! - one for each response that the connection filter has seen end and the pool has not, since its connection is not back.
-//!
-//! Both are requests that have not ended and whose connection is not busy, and those can be counted. (An aborted request
-//! counts for a few turns more: the pool has closed its connection, and the connection filter still takes it for busy.) If nothing within
-//! that reach has expired, neither has the connection that the request will get. Expired connections further down harm
-//! nobody: they stay out of reach, or a new generation starts.
+//! connection; with that, the HTTP filter's question ("into which generation may this request be put?") has an answer that
+//! is exact where it matters: see [`pool`](crate::pool) and [`fence`](crate::fence).
 //!
 //! # Race window
 //!
 //! - Between our close of a connection and the pool's noticing, the pool may still hand it out. Therefore a closed
 //!   connection keeps its (expired) place in the stack until its close must have reached the pool.
 //! - A connection whose generation or place isn't certain ([`Order::Loose`]) may be anywhere in the stack: none of them may
-//!   have expired.
+//!   have expired, or all generations are retired.
 //! - A request that another filter holds back after ours is not covered: the filter must be the last one before the router.
 
 use std::cmp::Reverse;
@@ -37,6 +25,7 @@ use crate::fence::{Fence, Steer};
 use crate::idle_list::{IdleList, Links};
 use crate::metrics::{DestinationMetric, Tally};
 use crate::policy::Policy;
+use crate::pool::Pool;
 use crate::time::Timestamp;
 use crate::turns::{TURNS_IN_PIPE, Turn, Turns};
 
@@ -48,8 +37,8 @@ pub const REAP_DELAY: Duration = Duration::from_millis(100);
 /// in between don't wait.
 const CLOSES_PER_TICK: usize = 512;
 
-/// How far down the stack the fence looks before it gives up and starts a new generation.
-const DEEPEST_REACH: usize = 1024;
+/// How long before an expiry it begins to matter how requests end; longer than a turn of the event loop should take.
+const DELICATE: Duration = Duration::from_millis(200);
 
 /// The end of time.
 const NEVER: Timestamp = Timestamp::from_nanos(u64::MAX);
@@ -126,12 +115,10 @@ pub struct Destination {
     fence: Fence,
     turns: Turns,
     connections: Slab<Connection>,
-    /// Idle connections of the current generation, as the pool stacks them.
-    stack: IdleList,
-    /// Idle connections that may be of the current generation, anywhere in the stack.
+    /// Idle connections that may be in any of the pools, and anywhere in its stack.
     loose: IdleList,
-    /// How many in `stack` and in `loose` are out of use.
-    out_of_use: ByOrder,
+    /// How many in `loose` are out of use.
+    loose_out_of_use: usize,
     /// When to look at a connection: a time before which it can't expire. One valid entry a connection.
     timers: BinaryHeap<Reverse<(Timestamp, ConnectionKey)>>,
     /// Fenced connections, in the order in which they were fenced.
@@ -140,8 +127,6 @@ pub struct Destination {
     gone: VecDeque<(u64, ConnectionKey)>,
     /// Aborted requests whose connection may still be thought busy, with the tick from which on it isn't.
     aborted: VecDeque<(u64, Generation)>,
-    /// Exchanges in flight on the stacked connections of the current generation.
-    busy: usize,
     open: u32,
     idle: u32,
     /// What the gauges were when Envoy was last told.
@@ -157,22 +142,6 @@ enum Endpoints {
     Several,
 }
 
-#[derive(Debug, Default)]
-struct ByOrder {
-    stacked: usize,
-    loose: usize,
-}
-
-impl ByOrder {
-    fn count(&mut self, order: Order, more: bool) {
-        let count = match order {
-            Order::Stacked => &mut self.stacked,
-            Order::Loose => &mut self.loose,
-        };
-        *count = if more { count.saturating_add(1) } else { count.saturating_sub(1) };
-    }
-}
-
 impl Destination {
     /// A destination without connections. `salt` is random.
     pub fn new(salt: u64, now: Timestamp) -> Self {
@@ -185,14 +154,12 @@ impl Destination {
             fence: Fence::new(salt),
             turns: Turns::new(tick_period(Duration::MAX), now),
             connections: Slab::new(),
-            stack: IdleList::default(),
             loose: IdleList::default(),
-            out_of_use: ByOrder::default(),
+            loose_out_of_use: 0,
             timers: BinaryHeap::new(),
             retiring: VecDeque::new(),
             gone: VecDeque::new(),
             aborted: VecDeque::new(),
-            busy: 0,
             open: 0,
             idle: 0,
             reported: (0, 0),
@@ -244,11 +211,6 @@ impl Destination {
         tick_period(self.limit)
     }
 
-    /// The generation that requests are put into now.
-    pub fn generation(&self) -> Generation {
-        self.fence.generation()
-    }
-
     /// Whether a connection filter shows the connections.
     pub fn is_guarded(&self) -> bool {
         !self.guards.is_empty()
@@ -260,26 +222,56 @@ impl Destination {
     pub fn admit(&mut self, now: Timestamp) -> Admission {
         self.has_requests = true;
         let guarded = self.is_guarded();
-        let is_safe = if guarded { !self.is_expired_within_reach(now) } else { self.fence.is_young(now, self.limit) };
-        if !is_safe {
-            self.start_generation(now);
-            self.tally.count(DestinationMetric::Fenced);
-        }
-        let opens_connection = guarded && self.stack.len() < self.reach();
-        self.fence.on_admitted(now);
-        Admission {
-            steer: self.fence.steer(),
-            generation: self.fence.generation(),
+        let chosen = if guarded { self.choose(now) } else { self.young(now) };
+        let (open, generation) = (self.open, self.fence.latest());
+        let Some(pool) = self.fence.pool(chosen.unwrap_or(generation)) else {
+            // Not reached: the latest pool is never retired.
+            let steer = Rc::new(Steer::new(0, generation));
+            return Admission { generation, steer, guarded: false, may_be_reused: true, opens_connection: false };
+        };
+        let admission = Admission {
+            generation: pool.generation,
+            steer: Rc::clone(&pool.steer),
             guarded,
-            may_be_reused: is_safe && (!guarded || self.open > 0),
-            opens_connection,
+            may_be_reused: chosen.is_some() && (!guarded || open > 0),
+            opens_connection: guarded && !pool.has_idle(),
+        };
+        pool.on_admitted(now);
+        admission
+    }
+
+    /// The generation in which no connection within reach has expired; if there is none, a new one is started, for which the
+    /// answer is `None`.
+    fn choose(&mut self, now: Timestamp) -> Option<Generation> {
+        let limit = self.limit;
+        let loose_has_expired = self.loose_out_of_use > 0
+            || self.loose.oldest(&self.connections).is_some_and(|oldest| oldest.has_expired(now, limit));
+        if loose_has_expired {
+            self.retire_all(now);
+        } else if let Some(generation) = self.fence.choose(&self.connections, now, limit) {
+            return Some(generation);
+        } else if let Some(retired) = self.fence.start() {
+            self.fence_idle(retired, now);
         }
+        self.tally.count(DestinationMetric::Fenced);
+        None
+    }
+
+    /// The same where connections are not seen.
+    fn young(&mut self, now: Timestamp) -> Option<Generation> {
+        let (limit, latest) = (self.limit, self.fence.latest());
+        if self.fence.latest_pool().is_some_and(|pool| pool.is_young(now, limit)) {
+            return Some(latest);
+        }
+        self.retire_all(now);
+        self.tally.count(DestinationMetric::Fenced);
+        None
     }
 
     /// A request of `generation` ended.
     pub fn on_ended(&mut self, generation: Generation, end: End) {
         match end {
-            End::Answered => self.fence.on_ended(generation),
+            End::Answered => self.count_ended(generation),
             End::Aborted => {
                 let forget_at = self.turns.count().saturating_add(TURNS_IN_PIPE as u64);
                 self.aborted.push_back((forget_at, generation));
@@ -287,47 +279,38 @@ impl Destination {
         }
     }
 
-    /// Whether it matters now how requests end: something expired is in the stack.
-    pub fn is_delicate(&self, now: Timestamp) -> bool {
-        let oldest = self.stack.oldest().and_then(|slot| self.connections.get(slot as usize));
-        self.out_of_use.stacked > 0
-            || oldest.and_then(|oldest| oldest.expires_at(self.limit)).is_some_and(|at| at <= now)
-    }
-
-    /// How far down the stack the connection of the next request is at most, counted from 1.
-    fn reach(&self) -> usize {
-        self.fence.live().saturating_sub(self.busy).saturating_add(1)
-    }
-
-    /// Whether the pool could give the next request a connection that has expired.
-    fn is_expired_within_reach(&self, now: Timestamp) -> bool {
-        let has_expired = |connection: &Connection| {
-            connection.is_out_of_use() || connection.expires_at(self.limit).is_some_and(|at| at <= now)
-        };
-        let oldest_has_expired = |list: &IdleList| {
-            list.oldest().and_then(|slot| self.connections.get(slot as usize)).is_some_and(has_expired)
-        };
-        if self.out_of_use.loose > 0 || oldest_has_expired(&self.loose) {
-            return true;
+    fn count_ended(&mut self, generation: Generation) {
+        if let Some(pool) = self.fence.pool(generation) {
+            pool.live = pool.live.saturating_sub(1);
         }
-        // Idle ages grow towards the bottom: nothing has expired if nothing there and nothing out of turn has.
-        if self.out_of_use.stacked == 0 && !oldest_has_expired(&self.stack) {
-            return false;
-        }
-        let reach = self.reach();
-        reach > DEEPEST_REACH
-            || self.turns.is_stalled(now)
-            || self.stack.from_newest(&self.connections).take(reach).any(|(_, connection)| has_expired(connection))
     }
 
-    /// Ends the current generation: its idle connections are fenced, the busy ones when they become idle.
-    fn start_generation(&mut self, now: Timestamp) {
-        self.fence.start_generation(now);
-        self.busy = 0;
-        // Oldest first, as in every queue here.
-        let mut idle: Vec<_> = self.stack.from_newest(&self.connections).map(key_of).collect();
-        idle.extend(self.loose.from_newest(&self.connections).map(key_of));
-        for key in idle.into_iter().rev() {
+    /// Whether it matters now how requests of `generation` end: something in the stack has expired, or will soon.
+    pub fn is_delicate(&mut self, generation: Generation, now: Timestamp) -> bool {
+        let soon = now.after(DELICATE);
+        let Some(pool) = self.fence.pool(generation) else { return false };
+        pool.out_of_use > 0
+            || pool.stack.oldest(&self.connections).is_some_and(|oldest| oldest.has_expired(soon, self.limit))
+    }
+
+    /// No connection that exists now will be given to a request.
+    fn retire_all(&mut self, now: Timestamp) {
+        for pool in self.fence.restart() {
+            self.fence_idle(pool, now);
+        }
+        let loose: Vec<_> = self.loose.from_newest(&self.connections).map(key_of).collect();
+        self.fence_listed(loose, now);
+    }
+
+    /// The idle connections of a retired pool are fenced; the busy ones will be when they become idle.
+    fn fence_idle(&mut self, pool: Pool, now: Timestamp) {
+        let stacked: Vec<_> = pool.stack.from_newest(&self.connections).map(key_of).collect();
+        self.fence_listed(stacked, now);
+    }
+
+    /// Takes connections, the newest first, out of their list.
+    fn fence_listed(&mut self, keys: Vec<ConnectionKey>, now: Timestamp) {
+        for key in keys.into_iter().rev() {
             self.unlink(key);
             let Some(connection) = self.get(key) else { continue };
             match connection.phase {
@@ -352,7 +335,7 @@ impl Destination {
         now: Timestamp,
     ) -> ConnectionKey {
         self.note_endpoint(endpoint, now);
-        let current = self.fence.generation();
+        let latest = self.fence.latest();
         let retire_at = policy.max_lifetime.map_or(NEVER, |lifetime| {
             let share = (policy.lifetime_jitter * chance).clamp(0.0, 1.0);
             now.after(lifetime.saturating_sub(lifetime.mul_f64(share)))
@@ -363,7 +346,7 @@ impl Destination {
         };
         let connection = Connection {
             context,
-            generation: for_generation.unwrap_or(current),
+            generation: for_generation.unwrap_or(latest),
             order,
             phase: Phase::Unused,
             opened_at: now,
@@ -388,7 +371,7 @@ impl Destination {
             Endpoints::None => self.endpoints = Endpoints::One(endpoint.to_vec()),
             Endpoints::One(known) if known != endpoint => {
                 self.endpoints = Endpoints::Several;
-                self.start_generation(now); // what is stacked so far is not one stack
+                self.retire_all(now); // what is stacked so far is not one stack
             }
             Endpoints::One(_) | Endpoints::Several => {}
         }
@@ -452,22 +435,24 @@ impl Destination {
     }
 
     fn become_idle(&mut self, key: ConnectionKey, phase: Phase, now: Timestamp) {
-        let (current, limit) = (self.fence.generation(), self.limit);
+        let limit = self.limit;
         self.unlink(key);
         self.update(key, |connection| {
             connection.phase = phase;
             connection.fenced_at = None;
         });
         let Some(connection) = self.get(key) else { return };
-        if connection.generation < current {
+        let (expires_at, queued_for, generation) =
+            (connection.expires_at(limit), connection.queued_for, connection.generation);
+        if !self.connections.get(key.slot as usize).is_some_and(|connection| self.fence.may_use(connection)) {
             return self.fence_one(key, now);
         }
-        let (expires_at, queued_for) = (connection.expires_at(limit), connection.queued_for);
+        let Some(connection) = self.get(key) else { return };
         // An unused one has no place in the stack: perhaps the request that it was made for waits for it.
         let order = if phase == Phase::Unused { Order::Loose } else { connection.order };
-        match order {
-            Order::Stacked => self.stack.push(&mut self.connections, key.slot, order),
-            Order::Loose => self.loose.push(&mut self.connections, key.slot, order),
+        match (order, self.fence.pool(generation)) {
+            (Order::Stacked, Some(pool)) => pool.stack.push(&mut self.connections, key.slot, order),
+            _ => self.loose.push(&mut self.connections, key.slot, Order::Loose),
         }
         match expires_at {
             Some(at) if at <= now => self.fence_one(key, now),
@@ -497,7 +482,7 @@ impl Destination {
                 self.tally.count(DestinationMetric::StaleFailures);
                 self.update(key, |connection| connection.phase = Phase::Spent);
                 // Beside it in the pool lie connections of the same idle age: they are dead, too.
-                self.start_generation(now);
+                self.retire_all(now);
             }
             Phase::Busy { .. } => self.update(key, |connection| connection.phase = Phase::Spent),
             Phase::Spent | Phase::Closing | Phase::Gone => {}
@@ -531,6 +516,7 @@ impl Destination {
     /// there is none.
     pub fn tick(&mut self, now: Timestamp) -> Vec<Due> {
         let Some(turn) = self.turns.tick(now) else { return Vec::new() };
+        self.fence.forget_the_empty();
         self.forget_the_gone();
         while let Some(Reverse((at, key))) = self.timers.peek().copied() {
             if at > now {
@@ -555,7 +541,7 @@ impl Destination {
                 break;
             }
             self.aborted.pop_front();
-            self.fence.on_ended(generation);
+            self.count_ended(generation);
         }
     }
 
@@ -642,37 +628,50 @@ impl Destination {
         self.connections.get_mut(key.slot as usize).filter(|connection| connection.context == key.context)
     }
 
-    /// The only way to change a connection's phase or fence, because counts depend on them.
+    /// The only way to change a connection's phase, order or fence, because counts depend on them.
     fn update(&mut self, key: ConnectionKey, change: impl FnOnce(&mut Connection)) {
-        let current = self.fence.generation();
         let Some(connection) = self.get(key) else { return };
         let before = Counts::of(connection);
         change(connection);
-        let (after, list) = (Counts::of(connection), connection.links.list());
-        let is_current = connection.generation == current;
+        let (after, list, generation) = (Counts::of(connection), connection.links.list(), connection.generation);
         let step = |count: u32, before: bool, after: bool| {
             count.saturating_sub(u32::from(before)).saturating_add(u32::from(after))
         };
         self.idle = step(self.idle, before.is_idle, after.is_idle);
         self.open = step(self.open, before.is_open, after.is_open);
-        if is_current {
-            self.busy = self.busy.saturating_sub(before.busy).saturating_add(after.busy);
+        if before.busy != after.busy
+            && let Some(pool) = self.fence.pool(generation)
+        {
+            pool.busy = pool.busy.saturating_sub(before.busy).saturating_add(after.busy);
         }
         if let Some(list) = list.filter(|_| before.is_out_of_use != after.is_out_of_use) {
-            self.out_of_use.count(list, after.is_out_of_use);
+            self.count_out_of_use(list, generation, after.is_out_of_use);
         }
+    }
+
+    fn count_out_of_use(&mut self, list: Order, generation: Generation, more: bool) {
+        let count = match (list, self.fence.pool(generation)) {
+            (Order::Stacked, Some(pool)) => &mut pool.out_of_use,
+            (Order::Stacked, None) => return, // retired, and taken apart
+            (Order::Loose, _) => &mut self.loose_out_of_use,
+        };
+        *count = if more { count.saturating_add(1) } else { count.saturating_sub(1) };
     }
 
     fn unlink(&mut self, key: ConnectionKey) {
         let Some(connection) = self.get(key) else { return };
+        let (is_out_of_use, generation) = (connection.is_out_of_use(), connection.generation);
         let Some(list) = connection.links.list() else { return };
-        if connection.is_out_of_use() {
-            self.out_of_use.count(list, false);
+        if is_out_of_use {
+            self.count_out_of_use(list, generation, false);
         }
-        match list {
-            Order::Stacked => self.stack.remove(&mut self.connections, key.slot),
-            Order::Loose => self.loose.remove(&mut self.connections, key.slot),
-        }
+        let mut retired = IdleList::default();
+        let list = match (list, self.fence.pool(generation)) {
+            (Order::Stacked, Some(pool)) => &mut pool.stack,
+            (Order::Stacked, None) => &mut retired,
+            (Order::Loose, _) => &mut self.loose,
+        };
+        list.remove(&mut self.connections, key.slot);
     }
 
     fn forget(&mut self, key: ConnectionKey) {

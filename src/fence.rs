@@ -1,32 +1,32 @@
-//! The fence: which connections may the pool give to this request?
+//! The fence: into which pool may this request be put?
 //!
-//! The pool can't be asked, but it can be divided: requests of different *generations* never share a connection. So the
-//! fence decides, before the pool picks a connection, whether the current generation is safe; if not, it starts a new one,
-//! and no request will ever meet the old one's connections again. That decision can't lose a race, because whatever
-//! the pool does with the request, it does it later and within the generation.
+//! Envoy's pool can't be asked for its connections, but it can be divided: requests of different *generations* never share a
+//! connection. So the fence decides, before Envoy picks a connection, which generation is safe; if none is, it starts a new
+//! one. That decision can't lose a race, because whatever the pool does with the request, it does it later and
+//! within the generation.
 //!
-//! Two rules say whether a generation is safe:
-//!
-//! - [`Fence::is_young`]: the generation itself is younger than the idle limit, and so is every idle age in it. This needs
-//!   no knowledge of connections, and costs one reconnect per connection and limit.
-//! - The idle stack, in [`destination`](crate::destination), where a connection filter shows the connections. What it
-//!   needs from here is [`Fence::live`]: how many requests of the generation have not ended.
+//! A generation that isn't safe now is safe again when its expired connections are closed, a moment later. Until then others
+//! take the requests, and its other connections are not lost. A generation is retired when it is empty, when there are too
+//! many, and when its connections are suspect.
 
-use std::rc::Rc;
+use slab::Slab;
 
-use crate::connection::Generation;
+use crate::connection::{Connection, Generation, Order};
+use crate::pool::Pool;
 use crate::time::Timestamp;
+
+/// Generations beside each other. Each that is blocked keeps some connections from being used; in bursts around the limit
+/// three or four are in use.
+const MOST_POOLS: usize = 8;
 
 /// The generations of one destination on one worker.
 #[derive(Debug)]
 pub struct Fence {
     /// Makes this VM's generations differ from those of any VM before it, whose connections may still be in the pool.
     salt: u64,
-    generation: Generation,
-    started_at: Option<Timestamp>,
-    steer: Rc<Steer>,
-    /// Requests of the current generation that have been admitted and have not ended.
-    live: usize,
+    latest: Generation,
+    /// The oldest first; never empty.
+    pools: Vec<Pool>,
 }
 
 /// How the host is told the generation of a request: ready-made, because every request needs it.
@@ -39,56 +39,78 @@ pub struct Steer {
 }
 
 impl Fence {
-    /// The first generation. `salt` is random.
+    /// One empty generation. `salt` is random.
     pub fn new(salt: u64) -> Self {
-        let generation = Generation(1);
-        Self { salt, generation, started_at: None, steer: Rc::new(Steer::new(salt, generation)), live: 0 }
+        let latest = Generation(1);
+        Self { salt, latest, pools: vec![Pool::new(latest, Steer::new(salt, latest))] }
     }
 
-    /// The current generation.
-    pub fn generation(&self) -> Generation {
-        self.generation
+    /// The generation that was started last.
+    pub fn latest(&self) -> Generation {
+        self.latest
     }
 
-    /// How to tell the host.
-    pub fn steer(&self) -> Rc<Steer> {
-        Rc::clone(&self.steer)
-    }
-
-    /// Ends the current generation.
-    pub fn start_generation(&mut self, now: Timestamp) {
-        self.generation = Generation(self.generation.0.saturating_add(1));
-        self.started_at = Some(now);
-        self.steer = Rc::new(Steer::new(self.salt, self.generation));
-        self.live = 0;
-    }
-
-    /// Whether the current generation started less than `limit` ago. A generation starts with its first request.
-    pub fn is_young(&mut self, now: Timestamp, limit: std::time::Duration) -> bool {
-        now.since(*self.started_at.get_or_insert(now)) < limit
-    }
-
-    /// A request was admitted to the current generation.
-    pub fn on_admitted(&mut self, now: Timestamp) {
-        self.started_at.get_or_insert(now);
-        self.live = self.live.saturating_add(1);
-    }
-
-    /// A request of `generation` ended, whichever way.
-    pub fn on_ended(&mut self, generation: Generation) {
-        if generation == self.generation {
-            self.live = self.live.saturating_sub(1);
+    /// Whether a request might still be given to this connection.
+    pub fn may_use(&self, connection: &Connection) -> bool {
+        match connection.order {
+            Order::Stacked => self.pools.iter().any(|pool| pool.generation == connection.generation),
+            Order::Loose => self.pools.first().is_some_and(|oldest| oldest.generation <= connection.generation),
         }
     }
 
-    /// How many requests of the current generation have not ended.
-    pub fn live(&self) -> usize {
-        self.live
+    /// The pool of a generation, if it is not retired.
+    pub fn pool(&mut self, generation: Generation) -> Option<&mut Pool> {
+        self.pools.iter_mut().rev().find(|pool| pool.generation == generation)
+    }
+
+    /// The pool that was started last.
+    pub fn latest_pool(&mut self) -> Option<&mut Pool> {
+        self.pool(self.latest)
+    }
+
+    /// The safe pool that suits the next request best: one with an idle connection, and among those the one whose connection
+    /// became idle last, as a single pool would choose. `None` if none is safe.
+    pub fn choose(
+        &self,
+        connections: &Slab<Connection>,
+        now: Timestamp,
+        limit: std::time::Duration,
+    ) -> Option<Generation> {
+        let safe = self.pools.iter().filter(|pool| pool.is_safe(connections, now, limit));
+        let preference = |pool: &&Pool| {
+            let idle_since =
+                pool.stack.newest(connections).filter(|_| pool.has_idle()).and_then(Connection::idle_since);
+            (idle_since, pool.generation)
+        };
+        safe.max_by_key(preference).map(|pool| pool.generation)
+    }
+
+    /// Starts a generation. Returns the one that is retired because there are too many: see [`retire`](Self::retire).
+    pub fn start(&mut self) -> Option<Pool> {
+        let retired = (self.pools.len() >= MOST_POOLS).then(|| self.pools.remove(0));
+        self.latest = Generation(self.latest.0.saturating_add(1));
+        self.pools.push(Pool::new(self.latest, Steer::new(self.salt, self.latest)));
+        retired
+    }
+
+    /// Takes all generations out of use and starts a new one. Nothing will be put into the returned ones; their connections
+    /// are the caller's business.
+    pub fn restart(&mut self) -> Vec<Pool> {
+        let retired = std::mem::take(&mut self.pools);
+        self.start();
+        retired
+    }
+
+    /// Forgets generations in which nothing is left, but not the latest.
+    pub fn forget_the_empty(&mut self) {
+        let latest = self.latest;
+        self.pools.retain(|pool| pool.generation == latest || !pool.is_empty());
     }
 }
 
 impl Steer {
-    fn new(salt: u64, generation: Generation) -> Self {
+    /// How to tell the host this generation.
+    pub fn new(salt: u64, generation: Generation) -> Self {
         let name = format!("idleguard-{salt:016x}-{}", generation.0);
         // The name of a filter state that is a part of the pool's key, and of nothing else on a plaintext connection
         // (docs/envoy.md, fact 5).
@@ -114,45 +136,27 @@ fn filter_state_arguments(path: &str, value: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
-
-    fn at(millis: u64) -> Timestamp {
-        Timestamp::from_millis(millis)
-    }
-
-    #[test]
-    fn a_generation_is_young_until_the_limit_after_its_first_request() {
-        let limit = Duration::from_millis(300);
-        let mut fence = Fence::new(7);
-        assert!(fence.is_young(at(1_000), limit));
-        assert!(fence.is_young(at(1_299), limit));
-        assert!(!fence.is_young(at(1_300), limit));
-        fence.start_generation(at(1_300));
-        assert!(fence.is_young(at(1_599), limit));
-    }
 
     #[test]
     fn generations_differ_within_a_vm_and_between_vms() {
         let mut fence = Fence::new(7);
-        let first = fence.steer();
-        fence.start_generation(at(0));
-        assert_ne!(first, fence.steer());
-        assert_ne!(first, Fence::new(8).steer());
+        let first = Steer::new(7, fence.latest());
+        fence.start();
+        assert_ne!(first, Steer::new(7, fence.latest()));
+        assert_ne!(first, Steer::new(8, Generation(1)));
         assert_eq!(first.name, "idleguard-0000000000000007-1");
     }
 
     #[test]
-    fn only_requests_of_the_current_generation_are_live() {
-        let mut fence = Fence::new(0);
-        let first = fence.generation();
-        fence.on_admitted(at(0));
-        fence.on_admitted(at(0));
-        fence.on_ended(first);
-        assert_eq!(fence.live(), 1);
-        fence.start_generation(at(1));
-        fence.on_admitted(at(1));
-        fence.on_ended(first);
-        assert_eq!(fence.live(), 1);
+    fn there_are_at_most_eight_generations_and_the_oldest_goes_first() {
+        let mut fence = Fence::new(7);
+        assert!((0..7).all(|_| fence.start().is_none()));
+        assert_eq!(fence.start().map(|pool| pool.generation), Some(Generation(1)));
+        assert_eq!(fence.restart().len(), 8);
+        assert_eq!(fence.latest(), Generation(10));
+        fence.start();
+        fence.forget_the_empty();
+        assert!(fence.pool(Generation(10)).is_none() && fence.pool(Generation(11)).is_some());
     }
 
     #[test]

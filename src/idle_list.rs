@@ -53,9 +53,14 @@ impl IdleList {
         self.len == 0
     }
 
-    /// The slot of the one that has been idle for the longest time.
-    pub fn oldest(&self) -> Option<u32> {
-        (self.oldest != NONE).then_some(self.oldest)
+    /// The one that has been idle for the longest time.
+    pub fn oldest<'a>(&self, connections: &'a Slab<Connection>) -> Option<&'a Connection> {
+        connections.get(self.oldest as usize)
+    }
+
+    /// The one that became idle last.
+    pub fn newest<'a>(&self, connections: &'a Slab<Connection>) -> Option<&'a Connection> {
+        connections.get(self.newest as usize)
     }
 
     /// From the one that became idle last down to the oldest.

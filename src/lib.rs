@@ -25,6 +25,7 @@ pub mod header_map;
 pub mod idle_list;
 pub mod metrics;
 pub mod policy;
+pub mod pool;
 pub mod time;
 pub mod turns;
 pub mod worker;

@@ -48,13 +48,6 @@ impl Turns {
         self.count
     }
 
-    /// Whether the event loop is stuck in a long turn, or just was: what happened before it may not have been heard of
-    /// everywhere.
-    pub fn is_stalled(&self, now: Timestamp) -> bool {
-        let [last, ..] = self.ticks;
-        self.late_in_a_row > 0 || self.is_late(now.since(last))
-    }
-
     fn is_late(&self, gap: Duration) -> bool {
         self.count > 0 && gap > self.period.saturating_mul(2)
     }

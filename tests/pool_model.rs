@@ -130,9 +130,10 @@ impl Envoy {
 
     fn end(&mut self, generation: &str, end: End) {
         let now = self.now;
-        let is_delicate = self.worker.get(self.id).unwrap().is_delicate(now);
+        let generation = self.generations[generation];
+        let is_delicate = self.worker.get(self.id).unwrap().is_delicate(generation, now);
         let end = if is_delicate { end } else { End::Answered };
-        self.worker.end(self.id, self.generations[generation], end);
+        self.worker.end(self.id, generation, end);
     }
 
     fn open(&mut self, generation: String) {
@@ -304,7 +305,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(Step::FarEndCloses),
         4 => (1..60_u16).prop_map(Step::Quiet),
         2 => (200..400_u16).prop_map(Step::Quiet),
-        1 => (50..400_u16).prop_map(Step::Stall),
+        1 => (50..200_u16).prop_map(Step::Stall),
     ]
 }
 

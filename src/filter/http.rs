@@ -241,7 +241,8 @@ impl Context for HttpFilter {
     fn on_done(&mut self) -> bool {
         let Some((id, generation)) = self.admitted.take() else { return true };
         let now = host::now();
-        let is_delicate = with_destination(id, |destination| destination.is_delicate(now)).unwrap_or_default();
+        let is_delicate =
+            with_destination(id, |destination| destination.is_delicate(generation, now)).unwrap_or_default();
         // Asked for only when it matters: a host call for every request would be felt.
         let end = if is_delicate && has_response_flags() { End::Aborted } else { End::Answered };
         with_worker(|worker| worker.end(id, generation, end));

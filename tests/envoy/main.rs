@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::arithmetic_side_effects, missing_docs)]
 
 mod configuration;
+mod cost;
 mod no_stale_reuse;
 mod race;
 mod servers;

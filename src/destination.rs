@@ -348,7 +348,7 @@ impl Destination {
             context,
             generation: for_generation.unwrap_or(latest),
             order,
-            phase: Phase::Unused,
+            phase: Phase::Spent,
             opened_at: now,
             retire_at,
             hinted_limit: None,
@@ -361,7 +361,6 @@ impl Destination {
         let key = ConnectionKey { slot, context };
         self.tally.count(DestinationMetric::ConnectionsOpened);
         self.open = self.open.saturating_add(1);
-        self.idle = self.idle.saturating_add(1);
         self.become_idle(key, Phase::Unused, now);
         key
     }
@@ -448,8 +447,7 @@ impl Destination {
             return self.fence_one(key, now);
         }
         let Some(connection) = self.get(key) else { return };
-        // An unused one has no place in the stack: perhaps the request that it was made for waits for it.
-        let order = if phase == Phase::Unused { Order::Loose } else { connection.order };
+        let order = connection.order;
         match (order, self.fence.pool(generation)) {
             (Order::Stacked, Some(pool)) => pool.stack.push(&mut self.connections, key.slot, order),
             _ => self.loose.push(&mut self.connections, key.slot, Order::Loose),
@@ -639,10 +637,11 @@ impl Destination {
         };
         self.idle = step(self.idle, before.is_idle, after.is_idle);
         self.open = step(self.open, before.is_open, after.is_open);
-        if before.busy != after.busy
+        if (before.busy, before.unused) != (after.busy, after.unused)
             && let Some(pool) = self.fence.pool(generation)
         {
             pool.busy = pool.busy.saturating_sub(before.busy).saturating_add(after.busy);
+            pool.unused = pool.unused.saturating_sub(before.unused).saturating_add(after.unused);
         }
         if let Some(list) = list.filter(|_| before.is_out_of_use != after.is_out_of_use) {
             self.count_out_of_use(list, generation, after.is_out_of_use);
@@ -707,19 +706,24 @@ struct Counts {
     is_idle: bool,
     is_open: bool,
     is_out_of_use: bool,
+    /// Of its pool, if that is known.
     busy: usize,
+    unused: usize,
 }
 
 impl Counts {
     fn of(connection: &Connection) -> Self {
+        let (busy, unused) = match (connection.order, connection.phase) {
+            (Order::Stacked, Phase::Busy { in_flight, .. }) => (in_flight.get() as usize, 0),
+            (Order::Stacked, Phase::Unused) => (0, 1),
+            _ => (0, 0),
+        };
         Self {
             is_idle: connection.idle_since().is_some(),
             is_open: connection.phase != Phase::Gone,
             is_out_of_use: connection.is_out_of_use(),
-            busy: match (connection.phase, connection.order) {
-                (Phase::Busy { in_flight, .. }, Order::Stacked) => in_flight.get() as usize,
-                _ => 0,
-            },
+            busy,
+            unused,
         }
     }
 }

@@ -8,16 +8,18 @@
 //! - one for each response that the connection filter has seen end and the pool has not, since its connection is not back.
 //!
 //! Both are requests that have not ended and whose connection is not busy, and those can be counted. (An aborted request
-//! counts for a few turns more: the pool has closed its connection, and the connection filter still takes it for busy.) If
-//! nothing within that reach has expired, neither has the connection that the request will get. Expired connections further
-//! down harm nobody: they stay out of reach, or the pool gets no request until they are closed.
+//! counts for a few turns more: the pool has closed its connection, and the connection filter still takes it for busy.) A
+//! connection that has carried nothing yet may or may not be in the pool's stack, because the request that it was opened for
+//! may wait for it; so none of those counts. If nothing within that reach has expired, neither has the connection that
+//! the request will get. Expired connections further down harm nobody: they stay out of reach, or the pool gets no request
+//! until they are closed.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use slab::Slab;
 
-use crate::connection::{Connection, Generation};
+use crate::connection::{Connection, Generation, Phase};
 use crate::fence::Steer;
 use crate::idle_list::IdleList;
 use crate::time::Timestamp;
@@ -36,6 +38,8 @@ pub struct Pool {
     pub stack: IdleList,
     /// How many in `stack` are out of use.
     pub out_of_use: usize,
+    /// How many in `stack` have carried nothing yet.
+    pub unused: usize,
     /// Exchanges in flight on its connections.
     pub busy: usize,
     /// Requests that have been admitted and have not ended.
@@ -48,7 +52,7 @@ impl Pool {
     /// A pool without connections.
     pub fn new(generation: Generation, steer: Steer) -> Self {
         let (steer, stack) = (Rc::new(steer), IdleList::default());
-        Self { generation, steer, stack, out_of_use: 0, busy: 0, live: 0, started_at: None }
+        Self { generation, steer, stack, out_of_use: 0, unused: 0, busy: 0, live: 0, started_at: None }
     }
 
     /// A request is put into it.
@@ -70,7 +74,7 @@ impl Pool {
 
     /// Whether an idle connection is left for the next request.
     pub fn has_idle(&self) -> bool {
-        self.stack.len() >= self.reach()
+        self.stack.len().saturating_sub(self.unused) >= self.reach()
     }
 
     /// Whether no connection that the next request could get has expired. `limit` is the destination's idle limit.
@@ -80,9 +84,17 @@ impl Pool {
         {
             return true;
         }
-        let reach = self.reach();
-        let within_reach = self.stack.from_newest(connections).take(reach);
-        reach <= DEEPEST_REACH && !within_reach.into_iter().any(|(_, connection)| connection.has_expired(now, limit))
+        let mut left = self.reach();
+        for (_, connection) in self.stack.from_newest(connections).take(DEEPEST_REACH) {
+            if connection.has_expired(now, limit) {
+                return false;
+            }
+            left = left.saturating_sub(usize::from(connection.phase != Phase::Unused));
+            if left == 0 {
+                return true;
+            }
+        }
+        self.stack.len() <= DEEPEST_REACH
     }
 
     /// Whether nothing is known of it that could be lost.

@@ -2,7 +2,6 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::arithmetic_side_effects, missing_docs)]
 
 mod configuration;
-mod cost;
 mod no_stale_reuse;
 mod race;
 mod servers;

@@ -18,7 +18,7 @@
 //! another accidental close is remembered. Each two of these cost one more. Where nothing is seen, each stale failure halves
 //! the limit.
 //!
-//! Memory per destination: 24 closes, 16 bounds and a few words, less than 2 KB.
+//! Memory per destination: 24 closes, 48 bounds and a few words, less than 3 KB.
 //!
 //! ```
 //! use std::time::Duration;
@@ -68,7 +68,7 @@ pub const FAILURE_MEMORY: Duration = Duration::from_secs(24 * 3600);
 const AFTERMATH: Duration = Duration::from_secs(1);
 
 /// Successes this close together say the same; remembering one saves work on the path of every request.
-const SUCCESS_PERIOD: Duration = Duration::from_secs(1);
+const SUCCESS_PERIOD: Duration = Duration::from_secs(10);
 
 /// Another worker's clock may be this far ahead; what comes from further in the future would never grow old.
 const CLOCK_SKEW: Duration = Duration::from_secs(5);
@@ -192,41 +192,46 @@ impl Default for Learner {
 }
 
 impl Learner {
-    /// Takes in evidence.
-    pub fn observe(&mut self, evidence: Evidence, now: Timestamp) {
+    /// Takes in evidence. Returns whether it is new, so that the verdict may have changed.
+    pub fn observe(&mut self, evidence: Evidence, now: Timestamp) -> bool {
         match evidence {
             Evidence::Closed { age, .. } | Evidence::Failed { age } | Evidence::Succeeded { age }
-                if age < SHORTEST_AGE => {}
+                if age < SHORTEST_AGE =>
+            {
+                return false;
+            }
             Evidence::Closed { age, connection_age, is_sentinel } => {
                 let closes = if is_sentinel { &mut self.sentinels } else { &mut self.pooled };
-                let close = Close { at: now, age, connection_age: connection_age.max(age), connections: 1 };
+                let close = Close { at: now, age, connection_age: connection_age.max(age), connections: 1, against: 0 };
                 if closes.insert(close) == Moment::Restart {
                     self.restarted_at = self.restarted_at.max(Some(now));
                 }
             }
             Evidence::Failed { age } => self.failures.join(Bound { at: now, age }),
-            Evidence::Succeeded { age } => self.succeed(age, now),
+            Evidence::Succeeded { age } => return self.succeed(age, now),
             Evidence::ProbeSurvived { gap } => {
                 self.bracket.survive(gap, now);
                 self.succeed(gap, now);
             }
             Evidence::ProbeFailed { gap } => self.bracket.fail(gap, now),
         }
+        true
     }
 
-    fn succeed(&mut self, age: Duration, now: Timestamp) {
+    fn succeed(&mut self, age: Duration, now: Timestamp) -> bool {
         let is_news =
             |known: &Bound| known.age < age || now.since(known.at) >= SUCCESS_PERIOD || self.has_doubts_since(known.at);
-        if self.successes.iter().all(is_news) {
+        let is_new = self.successes.iter().all(is_news);
+        if is_new {
             self.successes.join(Bound { at: now, age });
         }
+        is_new
     }
 
     /// Whether something was seen since `at` that a success could refute.
     fn has_doubts_since(&self, at: Timestamp) -> bool {
         let latest_close = |closes: &Closes| closes.iter().next().map(|close| close.at);
-        let latest_failure = self.failures.iter().next().map(|failure| failure.at);
-        latest_close(&self.sentinels).max(latest_close(&self.pooled)).max(latest_failure) >= Some(at)
+        latest_close(&self.sentinels).max(latest_close(&self.pooled)).max(self.failures.latest()) >= Some(at)
     }
 
     /// What follows from all that is known, at `now`.
@@ -257,9 +262,12 @@ impl Learner {
 
     fn agreement(&self) -> Option<Agreement> {
         let survived =
-            |age: Duration| self.successes.iter().find(|success| success.age > age).map(|success| success.at);
-        let agreed = |closes: &Closes| closes.agreement(&self.sentinels, survived);
-        [agreed(&self.sentinels), agreed(&self.pooled)].into_iter().flatten().min_by_key(|agreed| agreed.age)
+            |age: Duration| self.successes.iter().filter(|success| success.age > age).map(|success| success.at).max();
+        let agreed = |closes: &Closes, others: &Closes| closes.agreement(others, &self.sentinels, survived);
+        [agreed(&self.sentinels, &self.pooled), agreed(&self.pooled, &self.sentinels)]
+            .into_iter()
+            .flatten()
+            .min_by_key(|agreed| agreed.age)
     }
 
     fn belief(&self, agreement: Option<&Agreement>) -> Belief {

@@ -31,6 +31,7 @@ pub fn encode(learner: &Learner) -> Vec<u8> {
             writer.span(close.age);
             writer.span(close.connection_age);
             writer.number(u64::from(close.connections));
+            writer.number(u64::from(close.against));
         }
     }
     for bounds in [&learner.successes, &learner.failures] {
@@ -67,7 +68,8 @@ pub fn decode(bytes: &[u8]) -> Option<Learner> {
 fn read_closes(reader: &mut Reader<'_>, closes: &mut Closes) -> Option<()> {
     for _ in 0..reader.count(CLOSES)? {
         let (at, age, connection_age) = (reader.time()?, reader.span()?, reader.span()?);
-        closes.join(&Close { at, age, connection_age, connections: u32::try_from(reader.number()?).ok()? });
+        let (connections, against) = (u32::try_from(reader.number()?).ok()?, u32::try_from(reader.number()?).ok()?);
+        closes.join(&Close { at, age, connection_age, connections, against });
     }
     Some(())
 }

@@ -1,14 +1,14 @@
-//! The few latest idle ages that bound the timeout from one side.
+//! Idle ages that bound the timeout from one side.
 
 use std::time::Duration;
 
-use crate::time::Timestamp;
+use crate::time::{Timestamp, millis};
 
 /// Bounds that are remembered for each side.
-pub const BOUNDS: usize = 8;
+pub const BOUNDS: usize = 24;
 
 /// At this time the timeout was above, or not above, this idle age.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bound {
     /// When it was seen.
     pub at: Timestamp,
@@ -25,11 +25,12 @@ pub enum Side {
     AtMost,
 }
 
-/// The latest bounds on one side, the latest first, without those of which a later one says as much. Whatever the order in
-/// which bounds come, and however often, the same ones are kept.
+/// The bounds on one side, one for each octave of idle ages. Whatever the order in which they come, and however often, the
+/// same ones are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
     side: Side,
+    /// By octave, the shortest first.
     bounds: Vec<Bound>,
 }
 
@@ -39,27 +40,31 @@ impl Bounds {
         Self { side, bounds: Vec::new() }
     }
 
-    /// The latest first.
+    /// All of them, the shortest ages first.
     pub fn iter(&self) -> impl Iterator<Item = &Bound> {
         self.bounds.iter()
     }
 
+    /// When the latest was seen.
+    pub fn latest(&self) -> Option<Timestamp> {
+        self.bounds.iter().map(|bound| bound.at).max()
+    }
+
     /// Takes in a bound.
     pub fn join(&mut self, bound: Bound) {
-        let side = self.side;
-        let says_as_much = |one: &Bound, other: &Bound| {
-            one.at >= other.at
-                && match side {
-                    Side::Above => one.age >= other.age,
-                    Side::AtMost => one.age <= other.age,
-                }
-        };
-        if self.bounds.iter().any(|known| says_as_much(known, &bound)) {
-            return;
+        let place = self.bounds.partition_point(|known| octave(known.age) < octave(bound.age));
+        match self.bounds.get_mut(place) {
+            Some(known) if octave(known.age) == octave(bound.age) => match self.side {
+                Side::Above => *known = Bound::max(*known, bound),
+                // A crowd fails at once: the shortest age counts, for as long as any of them.
+                Side::AtMost => *known = Bound { at: known.at.max(bound.at), age: known.age.min(bound.age) },
+            },
+            _ => self.bounds.insert(place, bound),
         }
-        self.bounds.retain(|known| !says_as_much(&bound, known));
-        let place = self.bounds.partition_point(|known| known.at > bound.at);
-        self.bounds.insert(place, bound);
-        self.bounds.truncate(BOUNDS);
     }
+}
+
+/// Ages from 256 ms to 24 days, each twice as long as the last.
+fn octave(age: Duration) -> u32 {
+    millis(age).checked_ilog2().unwrap_or_default().clamp(8, 31)
 }

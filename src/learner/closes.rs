@@ -29,6 +29,8 @@ pub struct Close {
     pub connection_age: Duration,
     /// How many.
     pub connections: u32,
+    /// How many others went in the same moment, at idle ages that don't agree.
+    pub against: u32,
 }
 
 /// What a close meant beside the others of its moment.
@@ -82,20 +84,26 @@ impl Closes {
 
     /// Takes in a close, unless others of its moment have shown that it means nothing.
     pub fn insert(&mut self, close: Close) -> Moment {
-        let mut others = 0_usize;
+        let (mut others, mut against, mut is_known) = (0_usize, 0_u32, false);
         for known in self.0.iter_mut().filter(|known| same_moment(known.at, close.at)) {
-            if agree(known.age, close.age) {
+            if !is_known && agree(known.age, close.age) {
                 known.age = known.age.min(close.age);
                 known.connection_age = known.connection_age.min(close.connection_age);
                 known.connections = known.connections.saturating_add(close.connections);
-                return Moment::Calm;
+                is_known = true;
+            } else {
+                known.against = known.against.saturating_add(close.connections);
+                against = against.saturating_add(known.connections);
+                others = others.saturating_add(1);
             }
-            others = others.saturating_add(1);
+        }
+        if is_known {
+            return Moment::Calm;
         }
         if others >= 2 {
-            return Moment::Restart; // two that disagree are enough to make their moment void
+            return Moment::Restart; // two that disagree are enough to remember of such a moment
         }
-        self.join(&close);
+        self.join(&Close { against, ..close });
         Moment::Calm
     }
 
@@ -106,6 +114,7 @@ impl Closes {
                 known.age = known.age.min(close.age);
                 known.connection_age = known.connection_age.min(close.connection_age);
                 known.connections = known.connections.max(close.connections);
+                known.against = known.against.max(close.against);
             }
             None => {
                 let place = self.0.partition_point(|known| known.at > close.at);
@@ -115,44 +124,59 @@ impl Closes {
         }
     }
 
-    /// The smallest idle age on which these closes agree, if there is one. `sentinels` are the closes that can show that an
-    /// age is outlived, and `survived` says when an exchange last succeeded after more than an idle age.
-    pub fn agreement(&self, sentinels: &Self, survived: impl Fn(Duration) -> Option<Timestamp>) -> Option<Agreement> {
-        let mut valid: Vec<&Close> = self.0.iter().filter(|close| self.counts(close, sentinels)).collect();
+    /// The smallest idle age on which these closes agree, if there is one. `others` are those of the other kind, `sentinels`
+    /// those of the kind that can show that an age is outlived, and `survived` says when an exchange last succeeded after
+    /// more than an idle age.
+    pub fn agreement(
+        &self,
+        others: &Self,
+        sentinels: &Self,
+        survived: impl Fn(Duration) -> Option<Timestamp>,
+    ) -> Option<Agreement> {
+        let mut valid: Vec<&Close> = self.0.iter().filter(|close| self.counts(close, others, sentinels)).collect();
         valid.sort_by_key(|close| (close.age, close.at));
         let is_lonely = |close: &&&Close| {
             !valid.iter().any(|other| !same_moment(other.at, close.at) && agree(other.age, close.age))
         };
         let noise = valid.iter().filter(is_lonely).count();
+        let crowd = valid.len().saturating_sub(noise);
         valid.iter().enumerate().find_map(|(index, smallest)| {
             let longest = tolerated(smallest.age);
             let members: Vec<&Close> =
                 valid.iter().skip(index).take_while(|close| close.age <= longest).copied().collect();
-            agreement_of(&members, noise, survived(longest))
+            agreement_of(&members, noise, members.len() < crowd, survived(longest))
         })
     }
 
     /// Whether a close says something: its moment was calm, and the age is not outlived since.
-    fn counts(&self, close: &Close, sentinels: &Self) -> bool {
-        let disagrees = |other: &Close| same_moment(other.at, close.at) && !agree(other.age, close.age);
-        // A close in a crowd of equal ones is no accident, even beside a single one that disagrees.
-        let accident = self.0.iter().any(|other| disagrees(other) && other.connections >= close.connections)
-            || (close.connections < 4 && sentinels.iter().any(disagrees));
+    fn counts(&self, close: &Close, others: &Self, sentinels: &Self) -> bool {
+        // A crowd of equal ones is no accident, even beside a few that disagree.
+        let beside = self.iter().chain(others.iter()).filter(|other| same_moment(other.at, close.at));
+        let against = beside
+            .filter(|other| !agree(other.age, close.age))
+            .fold(0_u32, |sum, other| sum.saturating_add(other.connections));
         let outlived = |other: &&Close| other.at > close.at && other.age > tolerated(close.age);
-        !accident && sentinels.iter().filter(outlived).count() < OUTDATED_AFTER
+        against.max(close.against) < close.connections && sentinels.iter().filter(outlived).count() < OUTDATED_AFTER
     }
 }
 
-/// Judges closes whose idle ages agree, the shortest first, among `noise` others that agree with nothing.
-fn agreement_of(members: &[&Close], noise: usize, survived_at: Option<Timestamp>) -> Option<Agreement> {
+/// Judges closes whose idle ages agree, the shortest first, among `noise` others that agree with nothing; `is_one_of_several`
+/// if others agree on another age.
+fn agreement_of(
+    members: &[&Close],
+    noise: usize,
+    is_one_of_several: bool,
+    survived_at: Option<Timestamp>,
+) -> Option<Agreement> {
     let (first, last) = (members.first()?, members.last()?);
     let mut times: Vec<Timestamp> = members.iter().map(|close| close.at).collect();
     times.sort_unstable_by(|one, other| other.cmp(one));
     times.dedup_by(|earlier, later| same_moment(*earlier, *later));
     let moments = times.len();
 
-    // Two random ages agree within 3 % too often; two within 1 %, or three, don't. The more noise, the more it takes.
-    let is_tight = last.age <= stretched(first.age, 1);
+    // Two random ages agree within 3 % too often; two within 1 % that are alone, or three, don't. The more noise, the more
+    // it takes.
+    let is_tight = last.age <= stretched(first.age, 1) && !is_one_of_several;
     let needed = noise.div_ceil(2).saturating_add(if is_tight { 2 } else { 3 });
     if moments < needed || is_lifetime(members) {
         return None;

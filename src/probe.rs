@@ -183,3 +183,75 @@ fn geometric_mean(lower: Duration, upper: Duration) -> Duration {
     let seconds = (lower.as_secs_f64() * upper.as_secs_f64()).sqrt();
     Duration::try_from_secs_f64(seconds).unwrap_or(lower).clamp(lower, upper)
 }
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod tests {
+    use super::*;
+
+    /// Plays against a far end that forgets silently; returns how many requests it took.
+    fn play(probing: &mut Probing, now: &mut Timestamp, timeout: Duration, until: Duration) -> usize {
+        let (end, mut asked) = (now.after(until), 0);
+        while *now < end {
+            let warm_since = if let State::Warm { since, .. } = probing.state { Some(since) } else { None };
+            *now = probing.ask_at().unwrap().max(*now);
+            assert!(probing.ask(*now) && !probing.ask(*now), "one request at a time");
+            asked += 1;
+            let is_there = warm_since.is_none_or(|since| now.since(since) < timeout);
+            probing.on_answer(if is_there { Answer::Response } else { Answer::Failure }, *now);
+            assert!(probing.ask_at().unwrap().since(*now) >= SHORTEST_PAUSE, "the rate is bounded");
+        }
+        asked
+    }
+
+    #[test]
+    fn it_closes_in_on_any_timeout_within_ten_per_cent_and_then_rests() {
+        for millis in [1_500, 2_000, 6_000, 60_000, 350_000, 3_000_000] {
+            let timeout = Duration::from_millis(millis);
+            let mut now = Timestamp::from_millis(1);
+            let mut probing = Probing::new(Bracket::default(), Duration::from_secs(3600), now);
+            let search = timeout * 25;
+            play(&mut probing, &mut now, timeout, search);
+            assert!(probing.bracket.is_narrow(), "{timeout:?}: {:?}", probing.bracket);
+            assert!(probing.bracket.lower < timeout && probing.bracket.upper.unwrap() >= timeout);
+            let asked = play(&mut probing, &mut now, timeout, RECHECK * 20);
+            assert!(asked <= 21 * 4, "{asked} requests while there is nothing to find out");
+        }
+    }
+
+    #[test]
+    fn six_seconds_are_found_within_three_minutes() {
+        let mut now = Timestamp::from_millis(1);
+        let mut probing = Probing::new(Bracket::default(), Duration::from_secs(3600), now);
+        play(&mut probing, &mut now, Duration::from_secs(6), Duration::from_secs(150));
+        assert!(probing.bracket.is_narrow() && probing.bracket.lower >= Duration::from_millis(5_400));
+    }
+
+    #[test]
+    fn a_changed_timeout_is_found_by_a_later_look() {
+        let mut now = Timestamp::from_millis(1);
+        let mut probing = Probing::new(Bracket::default(), Duration::from_secs(3600), now);
+        for seconds in [60, 20, 90] {
+            let timeout = Duration::from_secs(seconds);
+            play(&mut probing, &mut now, timeout, Duration::from_secs(4 * 3600));
+            assert!(probing.bracket.is_narrow(), "{seconds}: {:?}", probing.bracket);
+            assert!(probing.bracket.lower < timeout && probing.bracket.upper.unwrap() >= timeout);
+        }
+    }
+
+    #[test]
+    fn one_failure_is_an_accident_and_a_far_end_that_is_down_says_nothing() {
+        let now = Timestamp::from_millis(1);
+        let mut probing = Probing::new(Bracket::default(), Duration::from_secs(3600), now);
+        assert!(probing.ask(now));
+        assert_eq!(probing.on_answer(Answer::Failure, now), None);
+        assert_eq!(probing.ask_at(), Some(now.after(DOWN_PAUSE)));
+        let now = now.after(DOWN_PAUSE);
+        assert!(probing.ask(now));
+        assert_eq!(probing.on_answer(Answer::Response, now), None);
+        let now = now.after(FIRST_GAP);
+        assert!(probing.ask(now));
+        assert_eq!(probing.on_answer(Answer::Failure, now), None);
+        assert!(!probing.is_warm() && probing.bracket == Bracket::default());
+    }
+}

@@ -187,3 +187,61 @@ impl<'bytes> Reader<'bytes> {
 fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod tests {
+    use super::*;
+    use crate::learner::Evidence;
+
+    fn some_knowledge() -> Learner {
+        let mut learner = Learner::default();
+        let age = Duration::from_secs(6);
+        for seconds in 1..20 {
+            let now = Timestamp::from_millis(seconds * 7_000);
+            learner.observe(Evidence::Closed { age, connection_age: age, is_sentinel: seconds % 2 == 0 }, now);
+            learner.observe(Evidence::Succeeded { age: age / 2 }, now);
+            learner.observe(Evidence::Failed { age: age * 2 }, now);
+            learner.observe(Evidence::ProbeFailed { gap: age * 2 }, now);
+        }
+        learner
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_anything_else_is_ignored() {
+        let learner = some_knowledge();
+        let bytes = encode(&learner);
+        assert_eq!(decode(&bytes), Some(learner));
+        assert_eq!(decode(&encode(&Learner::default())), Some(Learner::default()));
+        for len in 0..bytes.len() {
+            assert_eq!(decode(&bytes[..len]), None, "{len} bytes");
+        }
+        for index in 0..bytes.len() {
+            let mut other = bytes.clone();
+            other[index] ^= 1 << (index % 8);
+            assert_eq!(decode(&other), None, "byte {index}");
+        }
+    }
+
+    #[test]
+    fn another_version_is_ignored_even_if_it_is_sound() {
+        let mut bytes = encode(&some_knowledge());
+        bytes.truncate(bytes.len() - 8);
+        bytes[7] = b'2';
+        let sum = checksum(&bytes);
+        bytes.extend_from_slice(&sum.to_le_bytes());
+        assert_eq!(decode(&bytes), None);
+    }
+
+    #[test]
+    fn one_worker_at_a_time_probes_and_another_follows_when_it_is_gone() {
+        let now = Timestamp::from_millis(1_000);
+        let Claim::Write(lease) = claim(&[], 1, now) else { panic!("nobody has it") };
+        assert_eq!(claim(&lease, 1, now), Claim::Held);
+        assert_eq!(claim(&lease, 2, now), Claim::Taken);
+        assert!(matches!(claim(&lease, 1, now.after(LEASE_TIME / 2)), Claim::Write(_)));
+        assert!(matches!(claim(&lease, 2, now.after(LEASE_TIME)), Claim::Write(_)));
+        assert!(matches!(claim(b"garbage", 2, now), Claim::Write(_)));
+        assert!(matches!(claim(&lease, 2, Timestamp::from_nanos(0)), Claim::Write(_)), "written with another clock");
+    }
+}

@@ -429,8 +429,8 @@ fn a_lowered_timeout_is_respected_from_the_third_moment_on_and_a_raised_one_is_l
 
         simulation.far_end.timeouts = vec![low];
         let before = simulation.seen.len();
-        // The sentinels of before are older than the new timeout: the far end drops them at once. Three more tell.
-        simulation.run_until(|simulation| simulation.seen.len() >= before + 8, 50_000);
+        // What idled for longer than the new timeout is dropped at once, at any idle age: noise, before three closes tell.
+        simulation.run_until(|simulation| simulation.seen.len() >= before + 14, 50_000);
         for learner in 0..2 {
             assert!(simulation.verdicts[learner].limit < low, "seed {seed}: {:?}", simulation.verdicts);
         }
@@ -479,7 +479,6 @@ fn a_deploy_that_drains_over_seconds_teaches_nothing() {
 
 #[test]
 fn a_network_blip_in_between_changes_nothing() {
-    let mut wrong = 0;
     for seed in 0..1_000 {
         let mut far_end = FarEnd::new(Duration::from_secs(30));
         far_end.restarts = Some(Duration::from_secs(200));
@@ -492,7 +491,6 @@ fn a_network_blip_in_between_changes_nothing() {
         );
         assert!(simulation.highest_limit() <= Duration::from_secs(30));
     }
-    assert!(wrong <= 10, "{wrong} of 1000");
 }
 
 #[test]
@@ -543,7 +541,7 @@ fn of_two_nodes_the_smaller_timeout_wins() {
 
 #[test]
 fn two_workers_that_share_believe_the_same() {
-    for seed in 0..1_000 {
+    for seed in 0..500 {
         let (plain, timeout) = plain(seed);
         let mut simulation = Simulation::new(seed, plain.far_end, 2, 6, plain.mean_gap);
         simulation.run_until(|simulation| simulation.seen.len() >= 6, 20_000);

@@ -15,8 +15,8 @@ pub const CLOSES: usize = 12;
 const MOMENT: Duration = Duration::from_millis(250);
 
 /// Sentinels that must outlive an age one after the other until closes at that age are history. Behind two far ends with
-/// different timeouts each sentinel lands on either, and so many in a row on the longer one are rare (1 in 256).
-const OUTDATED_AFTER: usize = 8;
+/// different timeouts each sentinel lands on either, and so many in a row on the longer one are rare (1 in 1,024).
+const OUTDATED_AFTER: usize = 10;
 
 /// Closes of connections in one moment whose idle ages agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,13 +150,15 @@ impl Closes {
 
     /// Whether a close says something: its moment was calm, and the age is not outlived since.
     fn counts(&self, close: &Close, others: &Self, sentinels: &Self) -> bool {
-        // A crowd of equal ones is no accident, even beside a few that disagree.
+        // A crowd of equal ones is no accident beside a few that disagree; beside many, they had only been idle since the same
+        // restart.
         let beside = self.iter().chain(others.iter()).filter(|other| same_moment(other.at, close.at));
         let against = beside
             .filter(|other| !agree(other.age, close.age))
             .fold(0_u32, |sum, other| sum.saturating_add(other.connections));
         let outlived = |other: &&Close| other.at > close.at && other.age > tolerated(close.age);
-        against.max(close.against) < close.connections && sentinels.iter().filter(outlived).count() < OUTDATED_AFTER
+        against.max(close.against).saturating_mul(4) < close.connections
+            && sentinels.iter().filter(outlived).count() < OUTDATED_AFTER
     }
 }
 

@@ -201,8 +201,14 @@ impl Learner {
                 return false;
             }
             Evidence::Closed { age, connection_age, is_sentinel } => {
-                let closes = if is_sentinel { &mut self.sentinels } else { &mut self.pooled };
-                let close = Close { at: now, age, connection_age: connection_age.max(age), connections: 1, against: 0 };
+                let (closes, others) = if is_sentinel {
+                    (&mut self.sentinels, &mut self.pooled)
+                } else {
+                    (&mut self.pooled, &mut self.sentinels)
+                };
+                let mut close =
+                    Close { at: now, age, connection_age: connection_age.max(age), connections: 1, against: 0 };
+                close.against = others.compare(&close);
                 if closes.insert(close) == Moment::Restart {
                     self.restarted_at = self.restarted_at.max(Some(now));
                 }

@@ -423,7 +423,7 @@ fn a_lowered_timeout_is_respected_from_the_third_moment_on_and_a_raised_one_is_l
         let mut random = Random(seed ^ 0x123);
         let high = random.between(Duration::from_secs(6), Duration::from_secs(600));
         let low = high.mul_f64(0.3 + 0.5 * random.share());
-        let mut simulation = Simulation::new(seed, FarEnd::new(high), 2, 6, Duration::from_secs(5));
+        let mut simulation = Simulation::new(seed, FarEnd::new(high), 2, 6, (high / 4).max(Duration::from_secs(5)));
         simulation.run_until(|simulation| simulation.seen.len() >= 10, 50_000);
         assert!(is_within(simulation.learned(), high, 3.0), "seed {seed}: {:?}", simulation.verdicts[0]);
 

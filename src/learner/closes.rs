@@ -82,9 +82,20 @@ impl Closes {
         self.0.iter()
     }
 
+    /// Tells these of a close of the other kind. Returns how many connections of these went in the same moment and disagree:
+    /// each remembers how many were against it, because the others may be forgotten first.
+    pub fn compare(&mut self, close: &Close) -> u32 {
+        let mut against = 0_u32;
+        for known in self.0.iter_mut().filter(|known| same_moment(known.at, close.at) && !agree(known.age, close.age)) {
+            known.against = known.against.saturating_add(close.connections);
+            against = against.saturating_add(known.connections);
+        }
+        against
+    }
+
     /// Takes in a close, unless others of its moment have shown that it means nothing.
     pub fn insert(&mut self, close: Close) -> Moment {
-        let (mut others, mut against, mut is_known) = (0_usize, 0_u32, false);
+        let (mut others, mut against, mut is_known) = (0_usize, close.against, false);
         for known in self.0.iter_mut().filter(|known| same_moment(known.at, close.at)) {
             if !is_known && agree(known.age, close.age) {
                 known.age = known.age.min(close.age);

@@ -11,6 +11,9 @@
 //! | [`forwarded`] | what do `X-Forwarded-For` and RFC 7239 `Forwarded` say, read from the right? |
 //! | [`client_ip`] | who is the client, and which headers does the application get? |
 //! | [`framing`] | is an exchange in flight on this connection? |
+//! | [`learner`] | when does the far end drop an idle connection? |
+//! | [`probe`] | when to ask it, and what does its answer say? |
+//! | [`shared`] | what do workers tell each other of it? |
 //! | [`config`] | what did the operator write, and what is wrong with it? |
 
 pub mod address;
@@ -23,9 +26,12 @@ pub mod forwarded;
 pub mod framing;
 pub mod header_map;
 pub mod idle_list;
+pub mod learner;
 pub mod metrics;
 pub mod policy;
 pub mod pool;
+pub mod probe;
+pub mod shared;
 pub mod time;
 pub mod turns;
 pub mod worker;

@@ -43,7 +43,8 @@ impl Timestamp {
     }
 }
 
-fn nanos(duration: Duration) -> u64 {
+/// Whole nanoseconds of a duration; the largest number for one of more than 584 years.
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -6,7 +6,6 @@
 pub mod protobuf_struct;
 pub mod section;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -29,7 +28,7 @@ pub enum Config {
 #[derive(Debug)]
 pub struct HttpConfig {
     /// Policies by the name of the route's cluster.
-    pub destinations: BTreeMap<String, Policy>,
+    pub destinations: Vec<(String, Policy)>,
     /// The policy of every cluster that has none of its own (`"*"`).
     pub any_destination: Option<Policy>,
     /// Who the client is; `None` leaves all headers alone.
@@ -93,15 +92,17 @@ pub fn parse(json: &[u8]) -> Result<Checked, ConfigError> {
 
 fn parse_http(mut section: Section) -> Result<Checked, ConfigError> {
     let mut warnings = Vec::new();
-    let mut destinations = BTreeMap::new();
+    let (mut destinations, mut any_destination) = (Vec::new(), None);
     if let Some(named) = section.take_section("destinations")? {
         let (path, entries) = named.into_entries();
         for (name, value) in entries {
             let policy = Section::try_new(format!("{path}.{name}"), value).and_then(Policy::from_section)?;
-            destinations.insert(name, policy);
+            match name.as_str() {
+                "*" => any_destination = Some(policy),
+                _ => destinations.push((name, policy)),
+            }
         }
     }
-    let any_destination = destinations.remove("*");
     let client_ip = match section.take_section("client_ip")? {
         None => None,
         Some(section) => {
@@ -144,7 +145,7 @@ mod tests {
     fn a_destination_may_have_any_name_and_a_star_is_the_rest() {
         let json = r#"{"filter": "http", "destinations": {"a.b|c": {"lb_idle_timeout": "60s"}, "*": {}}}"#;
         let Config::Http(http) = parse(json.as_bytes()).unwrap().config else { panic!("not http") };
-        assert_eq!(http.destinations.keys().collect::<Vec<_>>(), ["a.b|c"]);
+        assert_eq!(http.destinations.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["a.b|c"]);
         assert!(http.any_destination.is_some() && http.client_ip.is_none());
     }
 

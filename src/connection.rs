@@ -39,6 +39,11 @@ pub enum Phase {
         /// When the last byte passed.
         since: Timestamp,
     },
+    /// Fenced, and left open to see at which idle age the far end closes it.
+    Sentinel {
+        /// When the last byte passed.
+        since: Timestamp,
+    },
     /// Still open, but the pool will not use it again: a tunnel, or an end that was announced.
     Spent,
     /// The host has been asked to close it: the next close callback is our own doing.
@@ -97,14 +102,14 @@ impl Connection {
     pub fn idle_since(&self) -> Option<Timestamp> {
         match self.phase {
             Phase::Unused => Some(self.opened_at),
-            Phase::Idle { since } => Some(since),
+            Phase::Idle { since } | Phase::Sentinel { since } => Some(since),
             Phase::Busy { .. } | Phase::Spent | Phase::Closing | Phase::Gone => None,
         }
     }
 
     /// Whether no request may be given to it, whatever its idle age.
     pub fn is_out_of_use(&self) -> bool {
-        self.fenced_at.is_some() || matches!(self.phase, Phase::Closing | Phase::Gone)
+        self.fenced_at.is_some() || matches!(self.phase, Phase::Sentinel { .. } | Phase::Closing | Phase::Gone)
     }
 
     /// Whether no request may be given to it at `now`. `limit` is the destination's idle limit.

@@ -23,8 +23,10 @@ use slab::Slab;
 use crate::connection::{CloseCause, Connection, ConnectionKey, Generation, Order, Phase};
 use crate::fence::{Fence, Steer};
 use crate::idle_list::{IdleList, Links};
+use crate::learner::{Evidence, Rules};
+use crate::learning::{Learning, News};
 use crate::metrics::{DestinationMetric, Tally};
-use crate::policy::Policy;
+use crate::policy::{LbIdleTimeout, Policy};
 use crate::pool::Pool;
 use crate::time::Timestamp;
 use crate::turns::{TURNS_IN_PIPE, Turn, Turns};
@@ -106,6 +108,12 @@ pub struct Destination {
     limit: Duration,
     /// Policies by the root context that brought them.
     policies: Vec<(u32, Policy)>,
+    /// What has been learnt of the far end's idle timeout.
+    learning: Learning,
+    /// The connection that is watched instead of being closed.
+    sentinel: Option<ConnectionKey>,
+    /// When the next one is to be set aside, if none is fenced anyway.
+    next_sentinel_at: Timestamp,
     /// Root contexts of connection filters: as long as there is one, connections are seen.
     guards: Vec<u32>,
     /// Whether a request was ever admitted. Without an HTTP filter nothing is fenced, and reaping is all there is.
@@ -148,6 +156,9 @@ impl Destination {
         Self {
             limit: Duration::MAX,
             policies: Vec::new(),
+            learning: Learning::default(),
+            sentinel: None,
+            next_sentinel_at: now,
             guards: Vec::new(),
             has_requests: false,
             endpoints: Endpoints::None,
@@ -171,34 +182,68 @@ impl Destination {
 
     /// A filter with root context `root` brings its policy. Returns the keys in which it differs from those that
     /// are here already.
-    pub fn add_policy(&mut self, root: u32, policy: Policy, is_guard: bool) -> Vec<&'static str> {
+    pub fn add_policy(&mut self, root: u32, policy: Policy, is_guard: bool, now: Timestamp) -> Vec<&'static str> {
         let mut differing: Vec<_> = self.policies.iter().flat_map(|(_, other)| policy.differing_keys(other)).collect();
         differing.dedup();
         self.policies.push((root, policy));
         if is_guard {
             self.guards.push(root);
         }
-        self.apply_policies();
+        self.apply_policies(now);
         differing
     }
 
     /// The filter with root context `root` is gone.
-    pub fn remove_policy(&mut self, root: u32) {
+    pub fn remove_policy(&mut self, root: u32, now: Timestamp) {
         self.policies.retain(|(of, _)| *of != root);
         self.guards.retain(|of| *of != root);
         if !self.policies.is_empty() {
-            self.apply_policies(); // the last policy outlives its filter, for the connections that do, too
+            self.apply_policies(now); // the last policy outlives its filter, for the connections that do, too
         }
     }
 
-    fn apply_policies(&mut self) {
-        let limit = self.policies.iter().map(|(_, policy)| policy.idle_limit()).min().unwrap_or(self.limit);
+    /// The lowest limit that a policy sets, by what is known now.
+    fn apply_policies(&mut self, now: Timestamp) {
+        let learns = |policy: &&Policy| policy.lb_idle_timeout == LbIdleTimeout::Learn;
+        let policies = || self.policies.iter().map(|(_, policy)| policy);
+        let rules = policies().filter(learns).map(Rules::from).min_by_key(|rules| rules.initial_limit);
+        let learnt = rules.map(|rules| self.learning.judge(&rules, now));
+        let fixed = policies().filter(|policy| !learns(policy)).map(Policy::idle_limit).min();
+        let limit = learnt.into_iter().chain(fixed).min().unwrap_or(self.limit);
         let lowered = limit < self.limit;
         self.limit = limit;
         self.turns.set_period(tick_period(limit));
         if lowered {
             self.requeue_all();
         }
+    }
+
+    /// Whether a policy leaves the timeout to be learnt.
+    pub fn learns(&self) -> bool {
+        self.policies.iter().any(|(_, policy)| policy.lb_idle_timeout == LbIdleTimeout::Learn)
+    }
+
+    fn observe(&mut self, evidence: Evidence, now: Timestamp) {
+        if self.learning.observe(evidence, now) && self.learns() {
+            self.apply_policies(now);
+        }
+    }
+
+    /// Takes in what other workers know, as they stored it, and returns what is to be stored in its place.
+    pub fn exchange_knowledge(&mut self, stored: &[u8], now: Timestamp) -> Option<Vec<u8>> {
+        let own = self.learning.exchange(stored, now);
+        self.apply_policies(now);
+        own
+    }
+
+    /// The far end's idle timeout, as far as it is known.
+    pub fn learned(&self) -> Option<Duration> {
+        self.learns().then(|| self.learning.learned()).flatten()
+    }
+
+    /// What the log should tell now.
+    pub fn take_news(&mut self, now: Timestamp) -> Vec<News> {
+        self.learning.take_news(self.limit, self.learns(), now)
     }
 
     /// The idle limit in force.
@@ -315,7 +360,7 @@ impl Destination {
             let Some(connection) = self.get(key) else { continue };
             match connection.phase {
                 Phase::Gone => drop(self.connections.try_remove(key.slot as usize)),
-                Phase::Closing => {}
+                Phase::Sentinel { .. } | Phase::Closing => {}
                 _ => self.fence_one(key, now),
             }
         }
@@ -398,6 +443,12 @@ impl Destination {
             self.update(key, |connection| connection.order = Order::Loose);
         }
         let Some(connection) = self.get(key) else { return };
+        if seen.in_flight == 0
+            && let Phase::Busy { reused_at_age: Some(age), answered: false, .. } = connection.phase
+        {
+            self.observe(Evidence::Succeeded { age }, now);
+        }
+        let Some(connection) = self.get(key) else { return };
         match NonZeroU32::new(seen.in_flight) {
             Some(in_flight) => {
                 let reused_at_age = match connection.phase {
@@ -405,6 +456,10 @@ impl Destination {
                     _ => None,
                 };
                 let answered = seen.answered;
+                let was_answered = matches!(connection.phase, Phase::Busy { answered: true, .. });
+                if let Some(age) = reused_at_age.filter(|_| answered && !was_answered) {
+                    self.observe(Evidence::Succeeded { age }, now);
+                }
                 self.unlink(key);
                 self.update(key, |connection| connection.phase = Phase::Busy { in_flight, reused_at_age, answered });
             }
@@ -470,14 +525,22 @@ impl Destination {
         let Some(connection) = self.get(key) else { return };
         match connection.phase {
             Phase::Unused => self.set_gone(key),
-            Phase::Idle { since } => {
-                let age = now.since(since);
+            Phase::Idle { since } | Phase::Sentinel { since } => {
+                let (age, connection_age) = (now.since(since), now.since(connection.opened_at));
+                let is_sentinel = matches!(connection.phase, Phase::Sentinel { .. });
                 self.tally.count(DestinationMetric::ConnectionsClosedByPeerIdle);
                 self.tally.age(DestinationMetric::PeerCloseIdleAge, age);
                 self.set_gone(key);
+                self.observe(Evidence::Closed { age, connection_age, is_sentinel }, now);
+                if is_sentinel {
+                    // Once the timeout is known, a look at it half of the time is enough to see it change.
+                    self.next_sentinel_at = now.after(self.learning.learned().unwrap_or_default());
+                }
             }
-            Phase::Busy { reused_at_age: Some(_), answered: false, .. } => {
+            Phase::Busy { reused_at_age: Some(age), answered: false, .. } => {
                 self.tally.count(DestinationMetric::StaleFailures);
+                self.learning.on_failure(age);
+                self.observe(Evidence::Failed { age }, now);
                 self.update(key, |connection| connection.phase = Phase::Spent);
                 // Beside it in the pool lie connections of the same idle age: they are dead, too.
                 self.retire_all(now);
@@ -491,7 +554,9 @@ impl Destination {
     pub fn on_closed(&mut self, key: ConnectionKey) {
         match self.get(key).map(|connection| connection.phase) {
             // The pool closed it itself.
-            Some(Phase::Unused | Phase::Idle { .. } | Phase::Busy { .. } | Phase::Spent) => self.forget(key),
+            Some(Phase::Unused | Phase::Idle { .. } | Phase::Sentinel { .. } | Phase::Busy { .. } | Phase::Spent) => {
+                self.forget(key);
+            }
             Some(Phase::Closing) => self.set_gone(key),
             Some(Phase::Gone) | None => {}
         }
@@ -552,7 +617,7 @@ impl Destination {
         connection.queued_for = NEVER;
         let is_fenced = connection.fenced_at.is_some();
         match connection.expires_at(limit) {
-            Some(_) if is_fenced => {}
+            Some(_) if is_fenced => {} // a sentinel, too
             Some(expires_at) if expires_at <= now => self.fence_one(key, now),
             Some(expires_at) => self.queue(key, expires_at),
             None => {} // queued again when it becomes idle
@@ -562,6 +627,8 @@ impl Destination {
     fn due(&mut self, turn: Turn, now: Timestamp) -> Vec<Due> {
         let delay = if self.has_requests { REAP_DELAY } else { Duration::ZERO };
         let mut due = Vec::new();
+        due.extend(self.sentinel_given_up(now));
+        self.set_sentinel_aside(now);
         while let Some((fenced_at, key)) = self.retiring.front().copied() {
             let is_settled = !self.has_requests || fenced_at <= turn.settled;
             if !is_settled || now.since(fenced_at) < delay || due.len() >= CLOSES_PER_TICK {
@@ -569,21 +636,63 @@ impl Destination {
             }
             self.retiring.pop_front();
             let Some(connection) = self.get(key) else { continue };
-            if connection.fenced_at != Some(fenced_at) || connection.idle_since().is_none() {
+            let idle_since = match connection.phase {
+                Phase::Unused => Some(connection.opened_at),
+                Phase::Idle { since } => Some(since),
+                _ => None,
+            };
+            let Some(idle_since) = idle_since.filter(|_| connection.fenced_at == Some(fenced_at)) else {
                 continue; // it was used since, and is fenced again when that exchange ends
-            }
+            };
             let unused = connection.phase == Phase::Unused;
             let cause = if connection.retire_at <= now || connection.exchanges_left == Some(0) {
                 CloseCause::Retired
             } else {
                 CloseCause::Reaped
             };
+            if !unused && cause == CloseCause::Reaped && self.wants_sentinel() {
+                self.sentinel = Some(key);
+                self.update(key, |connection| connection.phase = Phase::Sentinel { since: idle_since });
+                continue;
+            }
             if !unused {
                 self.close(key, cause);
             }
             due.push(Due { key, unused });
         }
         due
+    }
+
+    /// Sets a connection aside to be the next sentinel, if it is time for one and none will be fenced anyway: where a few
+    /// connections carry all the traffic none is ever idle for long. The one that has been idle for longest is the one that
+    /// the pool needs least.
+    fn set_sentinel_aside(&mut self, now: Timestamp) {
+        if now < self.next_sentinel_at || !self.retiring.is_empty() || !self.has_requests || !self.wants_sentinel() {
+            return;
+        }
+        let oldest = self.fence.latest_pool().and_then(|pool| pool.stack.oldest_key(&self.connections));
+        let is_idle = |connection: &mut Connection| matches!(connection.phase, Phase::Idle { .. });
+        let Some(key) = oldest.filter(|key| self.get(*key).is_some_and(is_idle)) else { return };
+        self.next_sentinel_at = now.after(REAP_DELAY.saturating_mul(4));
+        self.fence_one(key, now);
+    }
+
+    /// Whether the next connection that is to be reaped is to be watched instead.
+    fn wants_sentinel(&mut self) -> bool {
+        let is_watched = |connection: &mut Connection| matches!(connection.phase, Phase::Sentinel { .. });
+        self.learns() && !self.sentinel.and_then(|key| self.get(key)).is_some_and(is_watched)
+    }
+
+    /// The sentinel, if it has been watched for long enough.
+    fn sentinel_given_up(&mut self, now: Timestamp) -> Option<Due> {
+        let longest = self.policies.iter().map(|(_, policy)| policy.sentinel_max).min()?;
+        let key = self.sentinel?;
+        let Phase::Sentinel { since } = self.get(key)?.phase else { return None };
+        if now.since(since) < longest {
+            return None;
+        }
+        self.close(key, CloseCause::Reaped);
+        Some(Due { key, unused: false })
     }
 
     fn close(&mut self, key: ConnectionKey, cause: CloseCause) {

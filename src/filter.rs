@@ -49,19 +49,13 @@ impl Root {
         for warning in checked.warnings {
             log::warn!("{warning}");
         }
-        let period;
         self.filter = Some(match checked.config {
             Config::Http(config) => {
-                period = REPORT_PERIOD;
+                host::set_tick_period(REPORT_PERIOD).unwrap_or_else(host::report);
                 Filter::Http(Rc::new(HttpRoot::new(self.id, config)))
             }
-            Config::Connection(config) => {
-                let root = ConnectionRoot::new(self.id, config);
-                period = root.tick_period();
-                Filter::Connection(Rc::new(root))
-            }
+            Config::Connection(config) => Filter::Connection(Rc::new(ConnectionRoot::new(self.id, config))),
         });
-        host::set_tick_period(period).unwrap_or_else(host::report);
         Ok(())
     }
 }

@@ -12,7 +12,7 @@
 
 use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType, StreamType};
 
@@ -84,6 +84,20 @@ mod import {
             headers_size: usize,
             grpc_status: i32,
         ) -> u32;
+        pub(super) fn proxy_get_shared_data(
+            key: *const u8,
+            key_size: usize,
+            data: *mut *mut u8,
+            size: *mut usize,
+            version: *mut u32,
+        ) -> u32;
+        pub(super) fn proxy_set_shared_data(
+            key: *const u8,
+            key_size: usize,
+            data: *const u8,
+            size: usize,
+            version: u32,
+        ) -> u32;
         pub(super) fn proxy_set_effective_context(context: u32) -> u32;
         pub(super) fn proxy_close_stream(stream: u32) -> u32;
         pub(super) fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
@@ -116,16 +130,21 @@ fn fetch(call: &'static str, run: impl FnOnce(*mut *mut u8, *mut usize) -> u32) 
 
 // === clock and chance ===
 
-thread_local! {
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
-    static START: Instant = Instant::now();
+mod wasi {
+    #[link(wasm_import_module = "wasi_snapshot_preview1")]
+    unsafe extern "C" {
+        pub(super) fn clock_time_get(clock: u32, precision: u64, time: *mut u64) -> u16;
+    }
 }
 
-/// The time on the worker's monotonic clock. The host's own time call is the wall clock, which can be set back.
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
+/// The time on the machine's monotonic clock, the same for all workers. (Envoy's own call gives the wall clock, which can be
+/// set back; `std::time::Instant` can't be compared between VMs.)
 pub(crate) fn now() -> Timestamp {
-    let since_start = START.with(|start| Instant::now().saturating_duration_since(*start));
-    Timestamp::from_nanos(0).after(since_start)
+    const MONOTONIC: u32 = 1;
+    let mut nanos = 0;
+    // SAFETY: the out-pointer is live for the call. Envoy's clock does not fail; time would stand still at 0.
+    let _ = unsafe { wasi::clock_time_get(MONOTONIC, 1, &raw mut nanos) };
+    Timestamp::from_nanos(nanos)
 }
 
 /// A random number, different in every VM.
@@ -319,6 +338,33 @@ pub(crate) fn set_filter_state(argument: &[u8]) -> Result<(), HostError> {
         }
     })
     .map(drop)
+}
+
+// === what workers share ===
+
+/// The value that some worker stored under `key`, empty if none did, and its version. Allowed in every callback.
+pub(crate) fn shared_data(key: &[u8]) -> Result<(Vec<u8>, u32), HostError> {
+    let mut version = 0;
+    let value = fetch("proxy_get_shared_data", |data, size| {
+        // SAFETY: pointer and size are those of a live slice, the out-pointers are live for the call.
+        unsafe { import::proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &raw mut version) }
+    });
+    match value {
+        Err(HostError { status: NOT_FOUND, .. }) => Ok((Vec::new(), 0)),
+        other => other.map(|value| (value, version)),
+    }
+}
+
+/// Stores `value` if the version is still `version`. Returns whether it was. Allowed in every callback.
+pub(crate) fn set_shared_data(key: &[u8], value: &[u8], version: u32) -> Result<bool, HostError> {
+    const CAS_MISMATCH: u32 = 8;
+    // SAFETY: pointers and sizes are those of live slices.
+    let status =
+        unsafe { import::proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), version) };
+    match status {
+        CAS_MISMATCH => Ok(false),
+        status => checked("proxy_set_shared_data", status).map(|()| true),
+    }
 }
 
 // === connections ===

@@ -3,7 +3,7 @@
 
 use slab::Slab;
 
-use crate::connection::{Connection, Order};
+use crate::connection::{Connection, ConnectionKey, Order};
 
 const NONE: u32 = u32::MAX;
 
@@ -56,6 +56,11 @@ impl IdleList {
     /// The one that has been idle for the longest time.
     pub fn oldest<'a>(&self, connections: &'a Slab<Connection>) -> Option<&'a Connection> {
         connections.get(self.oldest as usize)
+    }
+
+    /// Names the one that has been idle for the longest time.
+    pub fn oldest_key(&self, connections: &Slab<Connection>) -> Option<ConnectionKey> {
+        self.oldest(connections).map(|oldest| ConnectionKey { slot: self.oldest, context: oldest.context })
     }
 
     /// The one that became idle last.

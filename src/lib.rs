@@ -27,6 +27,7 @@ pub mod framing;
 pub mod header_map;
 pub mod idle_list;
 pub mod learner;
+pub mod learning;
 pub mod metrics;
 pub mod policy;
 pub mod pool;

@@ -3,8 +3,6 @@
 //! Both filters run in the same VM, and Envoy makes one VM for each of its worker threads. So a worker is one value, and
 //! needs no lock.
 
-use std::collections::BTreeMap;
-
 use crate::connection::{ConnectionKey, Generation};
 use crate::destination::{Admission, Destination, End};
 use crate::policy::Policy;
@@ -19,7 +17,8 @@ pub struct DestinationId(usize);
 pub struct Worker {
     random: SplitMix64,
     destinations: Vec<Destination>,
-    by_name: BTreeMap<String, DestinationId>,
+    /// By [`DestinationId`]; looked through when a filter is configured or a cluster is first seen.
+    names: Vec<String>,
     /// Set by the admission of a request for which Envoy has to open a connection, and cleared by whatever happens next.
     /// Envoy opens it before it returns from the request's headers, so if the next thing is a new connection, it
     /// is this one; if it opens one later, the connection's generation isn't certain.
@@ -29,17 +28,17 @@ pub struct Worker {
 impl Worker {
     /// A worker without destinations. `seed` is random.
     pub fn new(seed: u64) -> Self {
-        Self { random: SplitMix64(seed), destinations: Vec::new(), by_name: BTreeMap::new(), opening: None }
+        Self { random: SplitMix64(seed), destinations: Vec::new(), names: Vec::new(), opening: None }
     }
 
     /// The destination called `name`; it is created if there is none. The second value says whether it was.
     pub fn destination(&mut self, name: &str, now: Timestamp) -> (DestinationId, bool) {
-        if let Some(id) = self.by_name.get(name) {
-            return (*id, false);
+        if let Some(index) = self.names.iter().position(|known| known == name) {
+            return (DestinationId(index), false);
         }
         let id = DestinationId(self.destinations.len());
         self.destinations.push(Destination::new(self.random.next(), now));
-        self.by_name.insert(name.to_owned(), id);
+        self.names.push(name.to_owned());
         (id, true)
     }
 

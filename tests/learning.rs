@@ -4,7 +4,8 @@
 //! for one sentinel a worker, which is watched until the far end closes it or `sentinel_max` has passed. Requests that
 //! follow each other within half a second say nothing to the learner; a thousand of them a second are left out, and
 //! what remains of busy traffic are its idle periods.
-#![allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+#![allow(clippy::cast_possible_truncation, missing_docs)]
 #![allow(clippy::cast_precision_loss, clippy::cast_sign_loss)]
 
 use std::time::Duration;

@@ -75,8 +75,8 @@ impl Envoy {
         let mut worker = Worker::new(42);
         let (id, _) = worker.destination("payments", now);
         let destination = worker.get(id).unwrap();
-        destination.add_policy(1, policy.clone(), true);
-        destination.add_policy(2, policy.clone(), false);
+        destination.add_policy(1, policy.clone(), true, now);
+        destination.add_policy(2, policy.clone(), false, now);
         assert_eq!(destination.idle_limit(), LIMIT);
         Self {
             worker,

@@ -1,5 +1,6 @@
 //! The connection filter: one internal connection, which is one upstream TCP connection.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use crate::connection::ConnectionKey;
 use crate::destination::Seen;
 use crate::framing::{Direction, Framing, Protocol};
 use crate::host;
+use crate::learning::News;
+use crate::time::Timestamp;
 use crate::worker::DestinationId;
 
 use super::destinations::{self, with_destination, with_worker};
@@ -21,29 +24,38 @@ const ENDPOINT: &[u8] = b"destination\0address";
 /// Known as soon as the far end has accepted the connection.
 const UPSTREAM_LOCAL_ADDRESS: &[u8] = b"upstream\0local_address";
 
+/// How often workers exchange what they learnt.
+const EXCHANGE_PERIOD: Duration = Duration::from_millis(500);
+
 /// What the connections of one filter configuration share.
 pub(super) struct ConnectionRoot {
     id: u32,
     config: ConnectionConfig,
     destination: Option<DestinationId>,
+    /// Where workers exchange what they learnt.
+    shared_key: Vec<u8>,
+    exchanged_at: Cell<Timestamp>,
+    /// The limit, the timeout and the tick period that Envoy knows.
+    told: Cell<(Duration, Option<Duration>, Duration)>,
 }
 
 impl ConnectionRoot {
     pub(super) fn new(id: u32, config: ConnectionConfig) -> Self {
         let destination = destinations::register(id, &config.destination, &config.policy, true);
-        Self { id, config, destination }
-    }
-
-    pub(super) fn tick_period(&self) -> Duration {
-        let period = self.destination.and_then(|id| with_destination(id, |destination| destination.tick_period()));
-        period.unwrap_or(super::REPORT_PERIOD)
+        let shared_key = [b"idleguard.learner.", config.destination.as_bytes()].concat();
+        let (exchanged_at, told) = Default::default();
+        let root = Self { id, config, destination, shared_key, exchanged_at, told };
+        root.share();
+        root
     }
 
     pub(super) fn on_tick(&self) {
         let now = host::now();
         with_worker(|worker| worker.on_event());
         let Some(id) = self.destination else { return };
-        for due in with_destination(id, |destination| destination.tick(now)).unwrap_or_default() {
+        let due = with_destination(id, |destination| destination.tick(now)).unwrap_or_default();
+        let entered = !due.is_empty();
+        for due in due {
             let closed = host::enter(due.key.context).and_then(|()| {
                 let is_wanted = !due.unused || {
                     let is_connected = host::property(UPSTREAM_LOCAL_ADDRESS)?.is_some();
@@ -54,7 +66,39 @@ impl ConnectionRoot {
             });
             closed.unwrap_or_else(host::report);
         }
+        if entered {
+            host::enter(self.id).unwrap_or_else(host::report);
+        }
+        if now.since(self.exchanged_at.get()) >= EXCHANGE_PERIOD {
+            self.exchanged_at.set(now);
+            self.share();
+            for news in with_destination(id, |destination| destination.take_news(now)).unwrap_or_default() {
+                match news {
+                    News::Verdict(_) => log::info!("{}: {news}", self.config.destination),
+                    News::StaleFailures { .. } => log::warn!("{}: {news}", self.config.destination),
+                }
+            }
+        }
         destinations::report_counts();
+    }
+
+    /// Exchanges what was learnt with the other workers, and tells Envoy what follows.
+    fn share(&self) {
+        let Some(id) = self.destination else { return };
+        if with_destination(id, |destination| destination.learns()).unwrap_or_default() {
+            destinations::exchange_knowledge(id, &self.shared_key);
+        }
+        let now = with_destination(id, |destination| {
+            (destination.idle_limit(), destination.learned(), destination.tick_period())
+        });
+        let Some(now) = now else { return };
+        let before = self.told.replace(now);
+        if now != before {
+            destinations::report_limit(id);
+        }
+        if now.2 != before.2 {
+            host::set_tick_period(now.2).unwrap_or_else(host::report);
+        }
     }
 }
 

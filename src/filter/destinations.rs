@@ -6,6 +6,7 @@ use crate::destination::Destination;
 use crate::host::{self, MetricId};
 use crate::metrics::{DestinationMetric, Kind};
 use crate::policy::Policy;
+use crate::time::millis;
 use crate::worker::{DestinationId, Worker};
 
 type Metrics = Vec<(DestinationMetric, MetricId)>;
@@ -38,7 +39,7 @@ pub(super) fn register(root: u32, name: &str, policy: &Policy, is_guard: bool) -
     let now = host::now();
     let (id, is_new, differing) = with_worker(|worker| {
         let (id, is_new) = worker.destination(name, now);
-        let differing = worker.get(id).map(|destination| destination.add_policy(root, policy.clone(), is_guard));
+        let differing = worker.get(id).map(|destination| destination.add_policy(root, policy.clone(), is_guard, now));
         (id, is_new, differing.unwrap_or_default())
     })?;
     for key in differing {
@@ -53,7 +54,8 @@ pub(super) fn register(root: u32, name: &str, policy: &Policy, is_guard: bool) -
 
 /// The filter with root context `root` is gone.
 pub(super) fn unregister(root: u32) {
-    with_worker(|worker| worker.destinations().for_each(|(_, destination)| destination.remove_policy(root)));
+    let now = host::now();
+    with_worker(|worker| worker.destinations().for_each(|(_, destination)| destination.remove_policy(root, now)));
 }
 
 fn define_metrics(id: DestinationId, name: &str) {
@@ -77,9 +79,28 @@ fn define_metrics(id: DestinationId, name: &str) {
     });
 }
 
-fn report_limit(id: DestinationId) {
-    let Some(limit) = with_destination(id, |destination| destination.idle_limit()) else { return };
-    report(id, vec![(DestinationMetric::IdleLimit, crate::time::millis(limit))], (0, 0));
+/// Tells Envoy the limit in force and what has been learnt.
+pub(super) fn report_limit(id: DestinationId) {
+    let known = with_destination(id, |destination| (destination.idle_limit(), destination.learned()));
+    let Some((limit, learned)) = known else { return };
+    let values = vec![
+        (DestinationMetric::IdleLimit, millis(limit)),
+        (DestinationMetric::LearnedLbIdleTimeout, learned.map_or(0, millis)),
+    ];
+    report(id, values, (0, 0));
+}
+
+/// Takes in what the other workers know of a destination's idle timeout, and tells them what this one knows.
+pub(super) fn exchange_knowledge(id: DestinationId, key: &[u8]) {
+    let now = host::now();
+    let exchanged = host::shared_data(key).and_then(|(stored, version)| {
+        match with_destination(id, |destination| destination.exchange_knowledge(&stored, now)).flatten() {
+            // If another worker was faster, its knowledge is taken in the next time.
+            Some(own) => host::set_shared_data(key, &own, version).map(drop),
+            None => Ok(()),
+        }
+    });
+    exchanged.unwrap_or_else(host::report);
 }
 
 /// Tells Envoy what this worker has counted at all destinations.

@@ -1,7 +1,7 @@
 //! The HTTP filter: what a request needs before Envoy's router sees it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
@@ -42,8 +42,8 @@ const PROTOCOL: &[u8] = b"request\0protocol";
 pub(super) struct HttpRoot {
     id: u32,
     config: Box<HttpConfig>,
-    /// Clusters that requests were routed to, with their entries in `config`.
-    destinations: RefCell<BTreeMap<Vec<u8>, DestinationId>>,
+    /// The clusters with a policy: those that have one of their own, and those that requests were routed to.
+    destinations: RefCell<HashMap<Vec<u8>, Routed>>,
     /// The property that holds the true peer.
     peer: Vec<u8>,
     /// The value of the `keep-alive` response header.
@@ -52,15 +52,26 @@ pub(super) struct HttpRoot {
     has_warned_of_peer: Cell<bool>,
 }
 
+/// A cluster with a policy.
+#[derive(Clone, Copy)]
+struct Routed {
+    id: DestinationId,
+    retries: bool,
+}
+
+impl Routed {
+    fn new(root: u32, name: &str, policy: &Policy) -> Option<Self> {
+        let id = destinations::register(root, name, policy, false)?;
+        Some(Self { id, retries: policy.retry_stale == RetryStale::Idempotent })
+    }
+}
+
 impl HttpRoot {
     pub(super) fn new(id: u32, config: Box<HttpConfig>) -> Self {
         let destinations = config
             .destinations
             .iter()
-            .filter_map(|(name, policy)| {
-                let destination = destinations::register(id, name, policy, false)?;
-                Some((name.clone().into_bytes(), destination))
-            })
+            .filter_map(|(name, policy)| Some((name.clone().into_bytes(), Routed::new(id, name, policy)?)))
             .collect();
         let peer = config.client_ip.as_ref().map(ClientIp::peer_filter_state).unwrap_or_default();
         let keep_alive = config.advertise_keep_alive.map(|timeout| format!("timeout={}", timeout.as_secs()));
@@ -135,22 +146,17 @@ impl HttpRoot {
         ControlFlow::Continue(())
     }
 
-    fn policy(&self, cluster: &[u8]) -> Option<&Policy> {
-        let named = std::str::from_utf8(cluster).ok().and_then(|name| self.config.destinations.get(name));
-        named.or(self.config.any_destination.as_ref())
-    }
-
     /// The destination that a cluster is, if it has a policy.
-    fn destination(&self, cluster: &[u8]) -> Option<DestinationId> {
-        if let Some(id) = self.destinations.try_borrow().ok().and_then(|known| known.get(cluster).copied()) {
-            return Some(id);
+    fn routed(&self, cluster: &[u8]) -> Option<Routed> {
+        if let Some(routed) = self.destinations.try_borrow().ok().and_then(|known| known.get(cluster).copied()) {
+            return Some(routed);
         }
         let policy = self.config.any_destination.as_ref()?;
-        let id = destinations::register(self.id, std::str::from_utf8(cluster).ok()?, policy, false)?;
+        let routed = Routed::new(self.id, std::str::from_utf8(cluster).ok()?, policy)?;
         if let Ok(mut destinations) = self.destinations.try_borrow_mut() {
-            destinations.insert(cluster.to_vec(), id);
+            destinations.insert(cluster.to_vec(), routed);
         }
-        Some(id)
+        Some(routed)
     }
 }
 
@@ -214,7 +220,7 @@ impl HttpFilter {
     }
 
     fn steer(&mut self, root: &HttpRoot, cluster: &[u8], method: Option<&[u8]>) {
-        let Some(id) = root.destination(cluster) else { return };
+        let Some(Routed { id, retries }) = root.routed(cluster) else { return };
         let now = host::now();
         let Some(admission) = with_worker(|worker| worker.admit(id, now)).flatten() else { return };
         self.admitted = Some((id, admission.generation));
@@ -224,7 +230,6 @@ impl HttpFilter {
             host::set_property(GENERATION, admission.steer.name.as_bytes())
         };
         steered.unwrap_or_else(host::report);
-        let retries = root.policy(cluster).is_some_and(|policy| policy.retry_stale == RetryStale::Idempotent);
         if retries && admission.may_be_reused && method.is_some_and(is_idempotent) {
             // Added, not replaced: the route's and the client's own conditions stay.
             host::add_request_header(b"x-envoy-retry-on", b"reset").unwrap_or_else(host::report);

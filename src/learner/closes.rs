@@ -144,8 +144,10 @@ impl Closes {
         sentinels: &Self,
         survived: impl Fn(Duration) -> Option<Timestamp>,
     ) -> Option<Agreement> {
-        let mut valid: Vec<&Close> = self.0.iter().filter(|close| self.counts(close, others, sentinels)).collect();
-        valid.sort_by_key(|close| (close.age, close.at));
+        let mut valid: Vec<&Close> = Vec::with_capacity(self.0.len());
+        for close in self.0.iter().filter(|close| self.counts(close, others, sentinels)) {
+            insert_by(&mut valid, close, |one, other| (one.age, one.at) < (other.age, other.at));
+        }
         let is_lonely = |close: &&&Close| {
             !valid.iter().any(|other| !same_moment(other.at, close.at) && agree(other.age, close.age))
         };
@@ -173,6 +175,13 @@ impl Closes {
     }
 }
 
+/// Inserts into a sorted list, behind its equals. (The lists here are short, and the standard library's sorting is larger than
+/// the whole learner.)
+fn insert_by<T>(list: &mut Vec<T>, new: T, is_before: impl Fn(&T, &T) -> bool) {
+    let place = list.iter().position(|other| is_before(&new, other)).unwrap_or(list.len());
+    list.insert(place, new);
+}
+
 /// Judges closes whose idle ages agree, the shortest first, among `noise` others that agree with nothing; `is_one_of_several`
 /// if others agree on another age.
 fn agreement_of(
@@ -182,8 +191,10 @@ fn agreement_of(
     survived_at: Option<Timestamp>,
 ) -> Option<Agreement> {
     let (first, last) = (members.first()?, members.last()?);
-    let mut times: Vec<Timestamp> = members.iter().map(|close| close.at).collect();
-    times.sort_unstable_by(|one, other| other.cmp(one));
+    let mut times: Vec<Timestamp> = Vec::with_capacity(members.len());
+    for close in members {
+        insert_by(&mut times, close.at, |one, other| one > other);
+    }
     times.dedup_by(|earlier, later| same_moment(*earlier, *later));
     let moments = times.len();
 

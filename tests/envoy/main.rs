@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::arithmetic_side_effects, missing_docs)]
 
 mod configuration;
+mod learns_the_timeout;
 mod no_stale_reuse;
 mod race;
 mod servers;

@@ -213,7 +213,13 @@ impl Learner {
                     self.restarted_at = self.restarted_at.max(Some(now));
                 }
             }
-            Evidence::Failed { age } => self.failures.join(Bound { at: now, age }),
+            Evidence::Failed { age } => {
+                self.failures.join(Bound { at: now, age });
+                // A timeout doesn't end a request at a shorter idle age in the moment of a close; a restart does.
+                let failure = Close { at: now, age, connection_age: age, connections: 1, against: 0 };
+                self.sentinels.compare(&failure);
+                self.pooled.compare(&failure);
+            }
             Evidence::Succeeded { age } => return self.succeed(age, now),
             Evidence::ProbeSurvived { gap } => {
                 self.bracket.survive(gap, now);

@@ -195,7 +195,11 @@ impl Learner {
     /// Takes in evidence. Returns whether it is new, so that the verdict may have changed.
     pub fn observe(&mut self, evidence: Evidence, now: Timestamp) -> bool {
         match evidence {
-            Evidence::Closed { age, .. } | Evidence::Failed { age } | Evidence::Succeeded { age }
+            Evidence::Closed { age, .. }
+            | Evidence::Failed { age }
+            | Evidence::Succeeded { age }
+            | Evidence::ProbeSurvived { gap: age }
+            | Evidence::ProbeFailed { gap: age }
                 if age < SHORTEST_AGE =>
             {
                 return false;

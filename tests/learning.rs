@@ -625,3 +625,20 @@ fn merging_is_commutative_and_idempotent_and_associative() {
         assert_eq!(join(&join(&one, &two), &three), join(&one, &join(&two, &three)), "seed {seed}");
     }
 }
+
+#[test]
+fn closes_at_one_connection_age_are_no_idle_timeout_even_if_their_idle_ages_agree() {
+    let believe = |closes: [(u64, u64); 3]| {
+        let mut learner = Learner::default();
+        for (n, (age, connection_age)) in closes.into_iter().enumerate() {
+            let (age, connection_age) = (Duration::from_millis(age), Duration::from_millis(connection_age));
+            let now = Timestamp::from_millis(100_000 * (1 + n as u64));
+            learner.observe(Evidence::Closed { age, connection_age, is_sentinel: true }, now);
+        }
+        learner.verdict(&RULES, Timestamp::from_millis(1_000_000)).belief.learned()
+    };
+    let idle = Some(Duration::from_secs(30));
+    assert_eq!(believe([(30_000, 100_000), (30_100, 100_001), (30_200, 100_002)]), None);
+    assert_eq!(believe([(30_000, 100_000), (30_001, 101_000), (30_002, 102_000)]), idle, "idle ages agree better");
+    assert_eq!(believe([(30_000, 30_500), (30_200, 30_501), (30_400, 30_502)]), idle, "idle from the start");
+}

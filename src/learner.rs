@@ -195,7 +195,11 @@ impl Learner {
     /// Takes in evidence. Returns whether it is new, so that the verdict may have changed.
     pub fn observe(&mut self, evidence: Evidence, now: Timestamp) -> bool {
         match evidence {
-            Evidence::Closed { age, .. } | Evidence::Failed { age } | Evidence::Succeeded { age }
+            Evidence::Closed { age, .. }
+            | Evidence::Failed { age }
+            | Evidence::Succeeded { age }
+            | Evidence::ProbeSurvived { gap: age }
+            | Evidence::ProbeFailed { gap: age }
                 if age < SHORTEST_AGE =>
             {
                 return false;
@@ -213,7 +217,13 @@ impl Learner {
                     self.restarted_at = self.restarted_at.max(Some(now));
                 }
             }
-            Evidence::Failed { age } => self.failures.join(Bound { at: now, age }),
+            Evidence::Failed { age } => {
+                self.failures.join(Bound { at: now, age });
+                // A timeout doesn't end a request at a shorter idle age in the moment of a close; a restart does.
+                let failure = Close { at: now, age, connection_age: age, connections: 1, against: 0 };
+                self.sentinels.compare(&failure);
+                self.pooled.compare(&failure);
+            }
             Evidence::Succeeded { age } => return self.succeed(age, now),
             Evidence::ProbeSurvived { gap } => {
                 self.bracket.survive(gap, now);

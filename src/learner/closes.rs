@@ -38,7 +38,7 @@ pub struct Close {
 pub enum Moment {
     /// It may be the timeout's.
     Calm,
-    /// Connections of three different idle ages went at once: the far end was restarted, or cut off.
+    /// Connections of different idle ages went at once: the far end was restarted, or cut off.
     Restart,
 }
 
@@ -93,7 +93,7 @@ impl Closes {
         against
     }
 
-    /// Takes in a close, unless others of its moment have shown that it means nothing.
+    /// Takes in a close, and says what its moment looks like with it.
     pub fn insert(&mut self, close: Close) -> Moment {
         let (mut others, mut against, mut is_known) = (0_usize, close.against, false);
         for known in self.0.iter_mut().filter(|known| same_moment(known.at, close.at)) {
@@ -111,11 +111,10 @@ impl Closes {
         if is_known {
             return Moment::Calm;
         }
-        if others >= 2 {
-            return Moment::Restart; // two that disagree are enough to remember of such a moment
+        if others < 2 {
+            self.join(&Close { against, ..close }); // two that disagree are enough to remember of such a moment
         }
-        self.join(&Close { against, ..close });
-        Moment::Calm
+        if others == 0 { Moment::Calm } else { Moment::Restart }
     }
 
     /// Takes in what another worker knows: the union, of which the latest are kept.

@@ -85,6 +85,9 @@ pub struct Connection {
     pub opened_at: Timestamp,
     /// When it is to be retired; the end of time if it may grow old.
     pub retire_at: Timestamp,
+    /// For how long it may wait for another exchange when its lifetime is over: its response announces the close, which
+    /// spares the connections beside it. Zero where that can't be announced.
+    pub grace: Duration,
     /// The limit that its far end announced.
     pub hinted_limit: Option<Duration>,
     /// Exchanges that its far end will still serve, if it said so.
@@ -125,6 +128,6 @@ impl Connection {
             return Some(since);
         }
         let limit = self.hinted_limit.map_or(limit, |hinted| hinted.min(limit));
-        Some(since.after(limit).min(self.retire_at))
+        Some(since.after(limit).min(self.retire_at.max(since.after(self.grace))))
     }
 }

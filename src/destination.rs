@@ -4,6 +4,14 @@
 //! connection; with that, the HTTP filter's question ("into which generation may this request be put?") has an answer that
 //! is exact where it matters: see [`pool`](crate::pool) and [`fence`](crate::fence).
 //!
+//! # Lifetimes
+//!
+//! A fence is for all connections of a generation, and in a pool that is in use each lifetime would end within its reach. So
+//! an HTTP/1.1 connection that is too old may serve one more exchange, and its response tells the pool to close it
+//! ([`Destination::is_last_exchange`]); only one that waits longer for it than [`LIFETIME_GRACE`], which is deep in the stack
+//! if there are others, is fenced. HTTP/2 has few connections, and busy ones may never be idle: there a lifetime ends the
+//! generation.
+//!
 //! # Race window
 //!
 //! - Between our close of a connection and the pool's noticing, the pool may still hand it out. Therefore a closed
@@ -34,6 +42,10 @@ use crate::turns::{TURNS_IN_PIPE, Turn, Turns};
 /// The time from the fence to the reap. A request that was admitted just before the fence is still under way to its
 /// connection; 50 ms are too short when a burst stalls the event loop.
 pub const REAP_DELAY: Duration = Duration::from_millis(100);
+
+/// How long an HTTP/1.1 connection whose lifetime is over may wait for its last exchange. In a pool whose connections are in
+/// use, the ones that wait this long lie below those that the pool hands out.
+pub const LIFETIME_GRACE: Duration = Duration::from_secs(5);
 
 /// Closes in one tick. Ten thousand connections that are due at once are closed over half a second, so that the requests
 /// in between don't wait.
@@ -267,6 +279,7 @@ impl Destination {
     pub fn admit(&mut self, now: Timestamp) -> Admission {
         self.has_requests = true;
         let guarded = self.is_guarded();
+        self.run_timers(now); // a hint may have expired since the last tick, anywhere in a stack
         let chosen = if guarded { self.choose(now) } else { self.young(now) };
         let (open, generation) = (self.open, self.fence.latest());
         let Some(pool) = self.fence.pool(chosen.unwrap_or(generation)) else {
@@ -396,6 +409,7 @@ impl Destination {
             phase: Phase::Spent,
             opened_at: now,
             retire_at,
+            grace: Duration::ZERO,
             hinted_limit: None,
             exchanges_left: None,
             fenced_at: None,
@@ -423,10 +437,12 @@ impl Destination {
 
     /// Bytes passed on a connection; `seen` says what they meant. `policy` is that of its filter.
     pub fn on_bytes(&mut self, key: ConnectionKey, seen: &Seen, policy: &Policy, now: Timestamp) {
+        let grace = if self.has_requests && seen.stacked { LIFETIME_GRACE } else { Duration::ZERO };
         let Some(connection) = self.get(key) else { return };
         if matches!(connection.phase, Phase::Closing | Phase::Gone) {
             return;
         }
+        connection.grace = grace;
         if policy.honor_keep_alive {
             if let Some(timeout) = seen.hinted_timeout {
                 connection.hinted_limit = Some(policy.hinted_limit(timeout));
@@ -463,12 +479,49 @@ impl Destination {
                 self.unlink(key);
                 self.update(key, |connection| connection.phase = Phase::Busy { in_flight, reused_at_age, answered });
             }
-            None if !seen.reusable => {
+            // Without an HTTP filter it is no pool's, and whoever has it may go on using it.
+            None if !seen.reusable && self.has_requests => {
                 self.unlink(key);
                 self.update(key, |connection| connection.phase = Phase::Spent);
             }
             None => self.become_idle(key, Phase::Idle { since: now }, now),
         }
+        if !seen.stacked && seen.reusable && seen.in_flight > 0 {
+            self.end_generation_of_the_old(key, now);
+        }
+    }
+
+    /// On HTTP/2 a connection can be busy for ever: when its lifetime is over, no more streams are given to it.
+    fn end_generation_of_the_old(&mut self, key: ConnectionKey, now: Timestamp) {
+        let Some(connection) = self.connections.get(key.slot as usize) else { return };
+        if self.has_requests && connection.retire_at <= now && self.fence.may_use(connection) {
+            self.retire_all(now);
+        }
+    }
+
+    /// Whether the exchange whose response head is passing is to be the last one of its HTTP/1.1 connection: its lifetime is
+    /// over, or its far end wants no more. `hinted` is what that head says. Without an HTTP filter whoever uses the
+    /// connection is not Envoy's pool, and is not interfered with.
+    pub fn is_last_exchange(
+        &mut self,
+        key: ConnectionKey,
+        hinted: Option<u32>,
+        policy: &Policy,
+        now: Timestamp,
+    ) -> bool {
+        let has_requests = self.has_requests;
+        let Some(connection) = self.get(key) else { return false };
+        let is_served = match hinted {
+            Some(left) => left == 0,
+            None => connection.exchanges_left == Some(1),
+        };
+        let is_over = connection.retire_at <= now || (policy.honor_keep_alive && is_served);
+        has_requests && is_over && matches!(connection.phase, Phase::Busy { .. })
+    }
+
+    /// The response that is passing says that its connection will be closed: the pool will do it.
+    pub fn on_close_announced(&mut self) {
+        self.tally.count(DestinationMetric::ConnectionsClosedLifetime);
     }
 
     /// The pool gave the connection to a request.
@@ -581,6 +634,11 @@ impl Destination {
         let Some(turn) = self.turns.tick(now) else { return Vec::new() };
         self.fence.forget_the_empty();
         self.forget_the_gone();
+        self.run_timers(now);
+        if turn.may_close { self.due(turn, now) } else { Vec::new() }
+    }
+
+    fn run_timers(&mut self, now: Timestamp) {
         while let Some(Reverse((at, key))) = self.timers.peek().copied() {
             if at > now {
                 break;
@@ -588,7 +646,6 @@ impl Destination {
             self.timers.pop();
             self.on_timer(at, key, now);
         }
-        if turn.may_close { self.due(turn, now) } else { Vec::new() }
     }
 
     fn forget_the_gone(&mut self) {

@@ -245,6 +245,14 @@ impl Framing {
         }
     }
 
+    /// Whether the next byte from the far end begins the response to the only exchange in flight, on HTTP/1.
+    pub fn awaits_response(&self) -> bool {
+        match &self.state {
+            State::Http1(http1) => http1.in_flight() == 1 && !http1.response_started(),
+            _ => false,
+        }
+    }
+
     /// `false` once the connection will take no other exchange: `Connection: close` on either side, HTTP/1.0 without
     /// keep-alive, a response delimited by the close, GOAWAY, a tunnel, an unsolicited response, the end of either
     /// direction. What is in flight goes on.
@@ -293,9 +301,70 @@ impl Framing {
     }
 }
 
+/// How much of a response [`told_to_close`] wants to see.
+pub const STATUS_LINE_MAX: usize = 256;
+
+/// Announces the close of a connection in the response that begins with `start`: how many of its bytes to replace, and by
+/// what. `None` if it is not the final response of an HTTP/1.1 server with a status line of usual length.
+///
+/// Whoever reads `Connection: close` doesn't use the connection again (RFC 9112 §9.6), so nobody can be handed a connection
+/// that is being closed. It changes nothing about where the message ends.
+pub fn told_to_close(start: &[u8]) -> Option<(usize, Vec<u8>)> {
+    let status = start.strip_prefix(b"HTTP/1.1 ")?;
+    if !matches!(status, [b'2'..=b'5', b'0'..=b'9', b'0'..=b'9', b' ' | b'\r', ..]) {
+        return None; // after an interim response the final one follows, after a 101 something else
+    }
+    let start = start.get(..STATUS_LINE_MAX).unwrap_or(start);
+    let line_end = start.windows(2).position(|pair| pair == b"\r\n")?.checked_add(2)?;
+    Some((line_end, [start.get(..line_end)?, b"connection: close\r\n"].concat()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_final_response_of_http1_can_announce_the_close() {
+        let told = |start: &[u8]| told_to_close(start).map(|(length, text)| (length, String::from_utf8(text).unwrap()));
+        let ok = "HTTP/1.1 200 OK\r\nconnection: close\r\n".to_owned();
+        assert_eq!(told(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"), Some((17, ok.clone())));
+        assert_eq!(told(b"HTTP/1.1 200 OK\r\n"), Some((17, ok)), "the rest comes later");
+        assert_eq!(told(b"HTTP/1.1 204\r\n\r\n"), Some((14, "HTTP/1.1 204\r\nconnection: close\r\n".to_owned())));
+        let long = [b"HTTP/1.1 200 ".to_vec(), vec![b'x'; 300], b"\r\n".to_vec()].concat();
+        for other in [
+            &b"HTTP/1.1 100 Continue\r\n\r\n"[..],
+            b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+            b"HTTP/1.0 200 OK\r\n\r\n",
+            b"HTTP/1.1 2000 OK\r\n\r\n",
+            b"HTTP/1.1 200 O",
+            b"HTTP/1.1 200",
+            b"\r\nHTTP/1.1 200 OK\r\n\r\n",
+            b"PRI * HTTP/2.0\r\n\r\n",
+            b"",
+            &long,
+        ] {
+            assert_eq!(told(other), None, "{}", String::from_utf8_lossy(other));
+        }
+    }
+
+    #[test]
+    fn a_response_is_awaited_from_the_request_to_its_first_byte() {
+        let mut framing = Framing::new();
+        let mut pass = |direction, bytes: &[u8]| {
+            let fetch = |offset, max_len| {
+                let (offset, max_len) = (usize::try_from(offset).unwrap(), usize::try_from(max_len).unwrap());
+                Some(bytes[offset..][..max_len].to_vec())
+            };
+            framing.advance(direction, bytes.len() as u64, fetch);
+            framing.awaits_response()
+        };
+        let request = b"GET / HTTP/1.1\r\nHost: example\r\n\r\n";
+        assert!(pass(Direction::Request, request));
+        assert!(!pass(Direction::Response, b"HTTP/1.1 200 OK\r\nContent-"));
+        assert!(!pass(Direction::Response, b"Length: 0\r\n\r\n"));
+        assert!(pass(Direction::Request, request));
+        assert!(!pass(Direction::Request, request), "two are pipelined: closing would lose the second");
+    }
 
     #[test]
     fn a_connection_costs_at_most_48_bytes() {

@@ -19,3 +19,4 @@ pub mod process;
 pub mod project;
 pub mod servers;
 pub mod stub_lb;
+mod tls;

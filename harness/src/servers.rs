@@ -9,9 +9,9 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
-use tokio::time::sleep;
+use tokio::{net::TcpStream, time::sleep};
 
-use crate::{http, process::Process, project};
+use crate::{http, process::Process, project, tls};
 
 /// A running server. It is killed when this is dropped.
 #[derive(Debug)]
@@ -44,6 +44,49 @@ impl Server {
             fs::write(&path, configuration)?;
             let mut command = Command::new(&program);
             command.arg("-p").arg(directory.path()).arg("-c").arg(path);
+            Ok(command)
+        })
+        .await
+    }
+
+    /// nginx with TLS, HTTP/1.1 and HTTP/2 by ALPN, answering `ok`, with this `keepalive_timeout` in whole seconds. On
+    /// HTTP/1.1 it announces it (`Keep-Alive: timeout=N`).
+    pub async fn nginx_tls(keepalive_seconds: u64) -> Result<Self> {
+        let program = installed("nginx")?;
+        Self::start_tls(&move |directory, port| {
+            tls::write_pem(directory.path())?;
+            let configuration = format!(
+                "daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log stderr;
+                events {{ worker_connections 2048; }}
+                http {{
+                    access_log off; keepalive_timeout {keepalive_seconds}s {keepalive_seconds}s;
+                    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
+                    uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+                    server {{
+                        listen 127.0.0.1:{port} ssl http2;
+                        ssl_certificate cert.pem; ssl_certificate_key key.pem;
+                        location / {{ return 200 'ok\n'; }}
+                    }}
+                }}"
+            );
+            let path = directory.path().join("nginx.conf");
+            fs::write(&path, configuration)?;
+            let mut command = Command::new(&program);
+            command.arg("-p").arg(directory.path()).arg("-c").arg(path);
+            Ok(command)
+        })
+        .await
+    }
+
+    /// `nghttpd` of nghttp2, HTTP/2 with TLS, answering `ok`.
+    pub async fn nghttpd() -> Result<Self> {
+        let program = installed("nghttpd")?;
+        Self::start_tls(&move |directory, port| {
+            tls::write_pem(directory.path())?;
+            fs::write(directory.path().join("index.html"), "ok\n")?;
+            let mut command = Command::new(&program);
+            command.arg("--address=127.0.0.1").arg("--htdocs").arg(directory.path()).arg(port.to_string());
+            command.arg(directory.path().join("key.pem")).arg(directory.path().join("cert.pem"));
             Ok(command)
         })
         .await
@@ -106,10 +149,19 @@ impl Server {
     }
 
     async fn start(recipe: &Recipe) -> Result<Self> {
+        Self::started(recipe, async |address| http::get(address, "/").await.is_ok()).await
+    }
+
+    /// As [`start`](Self::start), for servers that answer in TLS alone: they listen, that must do.
+    async fn start_tls(recipe: &Recipe) -> Result<Self> {
+        Self::started(recipe, async |address| TcpStream::connect(address).await.is_ok()).await
+    }
+
+    async fn started(recipe: &Recipe, is_ready: impl AsyncFn(SocketAddr) -> bool) -> Result<Self> {
         // Another program may take the port between our look and the server's start.
         let mut last = None;
         for _ in 0..3 {
-            match Self::attempt(recipe).await {
+            match Self::attempt(recipe, &is_ready).await {
                 Ok(server) => return Ok(server),
                 Err(error) => last = Some(error),
             }
@@ -117,13 +169,13 @@ impl Server {
         Err(last.expect("there were attempts"))
     }
 
-    async fn attempt(recipe: &Recipe) -> Result<Self> {
+    async fn attempt(recipe: &Recipe, is_ready: &impl AsyncFn(SocketAddr) -> bool) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let command = recipe(&directory, address.port())?;
         let mut process = Process::start(command, &directory.path().join("output.log"))?;
         let end = Instant::now() + Duration::from_secs(10);
-        while http::get(address, "/").await.is_err() {
+        while !is_ready(address).await {
             if let Some(status) = process.ended() {
                 bail!("the server has ended ({status}): {}", process.output());
             }

@@ -19,7 +19,6 @@ mod io;
 mod mode;
 mod record;
 mod routes;
-mod tls;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -141,7 +140,7 @@ impl StubLb {
         let address = relay.as_ref().map_or(direct, DelayRelay::address);
         let control = Control { mode: options.mode, keep_alive: options.keep_alive, restarts: 0, restart: How::Fin };
         let shared = Arc::new(Shared { control: watch::Sender::new(control), book: Mutex::default() });
-        let tls = options.tls.as_deref().map(tls::acceptor);
+        let tls = options.tls.as_deref().map(crate::tls::acceptor);
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("stub-lb".into()).spawn({
             let shared = shared.clone();

@@ -207,6 +207,11 @@ async fn paths_do_what_they_say() {
     assert_eq!((root.text().as_str(), root.header("keep-alive")), ("hello\n", Some("timeout=7")));
     assert_eq!(http::get(lb.address(), "/bytes?n=100000").await.expect("an answer").body.len(), 100_000);
     assert_eq!(http::get(lb.address(), "/status?code=418").await.expect("an answer").status, 418);
+    let echo = http::send(lb.address(), "POST", "/echo", &[], "once more").await.expect("an answer");
+    assert_eq!(echo.text(), "once more");
+    lb.set_keep_alive(None);
+    let hints = http::get(lb.address(), "/keep-alive?timeout=9&max=3").await.expect("an answer");
+    assert_eq!(hints.header("keep-alive"), Some("timeout=9, max=3"));
     assert_eq!(ask(&mut connect(&lb).await, "/abort?how=fin").await, Err(End::Fin));
     assert_eq!(ask(&mut connect(&lb).await, "/abort?how=rst&ms=20").await, Err(End::Rst));
 }

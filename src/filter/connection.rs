@@ -10,7 +10,7 @@ use proxy_wasm::types::{Action, BufferType, PeerType};
 use crate::config::ConnectionConfig;
 use crate::connection::ConnectionKey;
 use crate::destination::Seen;
-use crate::framing::{Direction, Framing, Protocol};
+use crate::framing::{Direction, Framing, Protocol, STATUS_LINE_MAX, told_to_close};
 use crate::host;
 use crate::learning::News;
 use crate::time::Timestamp;
@@ -114,11 +114,13 @@ pub(super) struct ConnectionFilter {
     root: Option<Rc<ConnectionRoot>>,
     key: Option<ConnectionKey>,
     framing: Framing,
+    /// Whether a response told the pool that the connection will be closed.
+    is_leaving: bool,
 }
 
 impl ConnectionFilter {
     pub(super) fn new(context: u32, root: Option<Rc<ConnectionRoot>>) -> Self {
-        Self { context, root, key: None, framing: Framing::new() }
+        Self { context, root, key: None, framing: Framing::new(), is_leaving: false }
     }
 
     fn on_data(&mut self, direction: Direction, size: usize, end: bool) {
@@ -132,10 +134,20 @@ impl ConnectionFilter {
             let (start, max) = (usize::try_from(start).ok()?, usize::try_from(max).ok()?);
             host::buffer(buffer, start, max).map_err(host::report).ok()
         };
+        let begins_response = direction == Direction::Response && self.framing.awaits_response();
         let mut progress = self.framing.advance(direction, size as u64, fetch);
         if end {
             let at_end = self.framing.on_eof(direction);
             progress.responses_completed = progress.responses_completed.saturating_add(at_end.responses_completed);
+        }
+        if begins_response && self.framing.protocol() == Protocol::Http1 && self.framing.reusable() {
+            let hinted = progress.keep_alive.and_then(|hint| hint.max);
+            let is_last =
+                with_destination(id, |destination| destination.is_last_exchange(key, hinted, &root.config.policy, now));
+            if is_last == Some(true) && announce_close(size) {
+                self.is_leaving = true;
+                with_destination(id, |destination| destination.on_close_announced());
+            }
         }
         let seen = Seen {
             started: progress.requests_started,
@@ -143,7 +155,7 @@ impl ConnectionFilter {
             in_flight: self.in_flight(),
             answered: self.framing.response_started(),
             stacked: self.framing.protocol() == Protocol::Http1,
-            reusable: self.framing.reusable(),
+            reusable: self.framing.reusable() && !self.is_leaving,
             hinted_timeout: progress.keep_alive.and_then(|hint| hint.timeout),
             hinted_exchanges: progress.keep_alive.and_then(|hint| hint.max),
         };
@@ -172,6 +184,18 @@ impl ConnectionFilter {
         let root = self.root.as_ref()?;
         Some((Rc::clone(root), root.destination?, self.key?))
     }
+}
+
+/// Adds `connection: close` to the response that begins with the `size` bytes at hand, if it can.
+fn announce_close(size: usize) -> bool {
+    let announced = host::buffer(BufferType::UpstreamData, 0, size.min(STATUS_LINE_MAX)).and_then(|start| {
+        let Some((length, bytes)) = told_to_close(&start) else { return Ok(false) };
+        host::replace_start(BufferType::UpstreamData, length, &bytes).map(|()| true)
+    });
+    announced.unwrap_or_else(|error| {
+        host::report(error);
+        false
+    })
 }
 
 impl Context for ConnectionFilter {}

@@ -1,13 +1,20 @@
 //! End to end: real Envoys with the project's own `envoy.yaml`, one file a promise.
-#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::arithmetic_side_effects, missing_docs)]
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects, missing_docs)]
+#![allow(clippy::disallowed_methods)] // real Envoys need real time
 
 mod configuration;
+mod hints;
+mod in_flight;
 mod learns_the_timeout;
+mod lifetimes;
 mod no_stale_reuse;
+mod plain_tcp;
 mod race;
+mod raw;
 mod servers;
 mod statistics;
 mod tls_destination;
+mod tls_inside;
 
 use std::time::Duration;
 

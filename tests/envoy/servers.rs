@@ -53,3 +53,40 @@ async fn node_tells_its_timeout() {
     envoy.wait_for(ms(4_900), "the reap at the hinted limit", |stats| stats[closed] == 1).await.expect("a reap");
     assert_eq!(metric(&envoy, "connections_closed_by_peer_idle").await, 0);
 }
+
+/// Bursts of posts, whose silence ends around the 6 s after which Node closes (it announces 5). What was sent while Node's FIN was under way
+/// has failed.
+async fn load_on_node(
+    policy: &serde_json::Value,
+    gap: (std::time::Duration, std::time::Duration),
+    seconds: u64,
+) -> Option<Report> {
+    let server = project::or_skip(Server::node(ms(5_000), false).await)?;
+    let config = project_config()?;
+    // Distance: for 600 ms around its close, Node and the clients don't know of each other.
+    let relay = DelayRelay::start(([127, 0, 0, 1], 0).into(), server.address(), ms(300)).expect("a relay");
+    let envoy = start(&with_policy(config, policy).upstream(relay.address()), 1).await;
+    let report = Load::post(envoy.ingress(), Pattern::Bursts { gap }).clients(12).run(ms(seconds * 1_000)).await;
+    println!("{policy} {gap:?}: {report}");
+    let stale = metric(&envoy, "stale_failures").await;
+    assert_eq!(stale > 0, report.failed() > 0, "{stale}");
+    Some(report)
+}
+
+#[tokio::test]
+async fn nodes_own_timeout_is_kept_without_being_configured() {
+    let _turn = beside_others().await;
+    let honoured = json!({"lb_idle_timeout": "1h", "retry_stale": "off"});
+    let ignored = json!({"lb_idle_timeout": "1h", "retry_stale": "off", "honor_keep_alive": false});
+    // A request leaves Envoy before Node's FIN arrives, and arrives after Node's close.
+    let around = (ms(5_450), ms(5_900));
+    let (without, with, wide) = tokio::join!(
+        load_on_node(&ignored, around, 30),
+        load_on_node(&honoured, around, 30),
+        load_on_node(&honoured, (ms(4_000), ms(6_000)), 40),
+    );
+    let (Some(without), Some(with), Some(wide)) = (without, with, wide) else { return };
+    assert!(without.failed() > 0, "{without}");
+    assert!(with.ok > 40 && with.failed() == 0, "{with}");
+    assert!(wide.ok > 40 && wide.failed() == 0, "{wide}");
+}

@@ -150,24 +150,41 @@ impl Config {
     /// Makes a cluster do TLS itself, with this server name and any certificate accepted.
     #[must_use]
     pub fn upstream_tls(self, name: &str, sni: &str) -> Self {
+        self.upstream_tls_alpn(name, sni, &[])
+    }
+
+    /// As [`upstream_tls`](Self::upstream_tls), and offers these protocols by ALPN.
+    #[must_use]
+    pub fn upstream_tls_alpn(self, name: &str, sni: &str, protocols: &[&str]) -> Self {
         let socket = json!({
             "name": "envoy.transport_sockets.tls",
             "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
                 "sni": sni,
+                "common_tls_context": { "alpn_protocols": protocols },
             },
         });
         self.set(&format!("{}/transport_socket", cluster(name)), socket)
+    }
+
+    /// Speaks HTTP/2 to this cluster, without asking.
+    #[must_use]
+    pub fn http2(self, name: &str) -> Self {
+        self.protocol_options(name, json!({ "explicit_http_config": { "http2_protocol_options": {} } }))
     }
 
     /// Sets Envoy's own idle timeout on a cluster's connections.
     #[must_use]
     pub fn envoy_idle_timeout(self, name: &str, timeout: &str) -> Self {
         let options = json!({
-            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
             "common_http_protocol_options": { "idle_timeout": timeout },
             "explicit_http_config": { "http_protocol_options": {} },
         });
+        self.protocol_options(name, options)
+    }
+
+    fn protocol_options(self, name: &str, mut options: Value) -> Self {
+        options["@type"] = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions".into();
         let key = "typed_extension_protocol_options";
         let mut config = self.set(&format!("{}/{key}", cluster(name)), json!({}));
         let place = config.get_mut(&format!("{}/{key}", cluster(name))).expect("just set");

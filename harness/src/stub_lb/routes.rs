@@ -4,7 +4,9 @@
 //! | --- | --- |
 //! | `/slow?ms=N` | after N ms |
 //! | `/bytes?n=N` | N bytes, with a content length |
-//! | `/drip?n=N&ms=M` | N chunks, M ms apart |
+//! | `/drip?n=N&ms=M` | N chunks, M ms apart; with `type=T` as that content type |
+//! | `/echo` | the request's body, piece by piece as it comes, then the trailer `grpc-status: 0` |
+//! | `/keep-alive?timeout=N&max=M` | a line of text, with this `Keep-Alive` header |
 //! | `/headers` | the request's headers as a JSON list of `[name, value]`: order, case and repetitions as they came |
 //! | `/status?code=N` | this status |
 //! | `/abort?how=fin` or `rst` | none: the connection is closed in this way, after `ms=N` |
@@ -23,7 +25,7 @@ use http_body_util::{BodyExt, Channel, Full, combinators::BoxBody};
 use hyper::{
     HeaderMap, Request, Response, StatusCode, Version,
     body::{Body, Bytes, Frame, Incoming, SizeHint},
-    header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE},
+    header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, UPGRADE},
 };
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::sleep};
@@ -48,6 +50,9 @@ impl std::error::Error for Aborted {}
 pub(super) async fn answer(connection: Arc<Connection>, mut request: Request<Incoming>) -> Result<Answer, Aborted> {
     connection.on_request(request.version() == Version::HTTP_2);
     let guard = Guard(connection.clone());
+    if request.uri().path() == "/echo" {
+        return Ok(echo_body(request).map(|body| Ended { body, _guard: guard }));
+    }
     let length = read(request.body_mut()).await;
     let query = Query(request.uri().query().unwrap_or_default().to_owned());
     let mut response = match request.uri().path() {
@@ -56,7 +61,8 @@ pub(super) async fn answer(connection: Arc<Connection>, mut request: Request<Inc
             text("slow\n")
         }
         "/bytes" => text(vec![b'x'; query.number("n") as usize]),
-        "/drip" => drip(query.number("n"), query.millis("ms")),
+        "/drip" => drip(&query),
+        "/keep-alive" => keep_alive(&query),
         "/headers" => headers(&connection, request.headers()),
         "/status" => status(query.number("code")),
         "/abort" => {
@@ -97,7 +103,8 @@ fn status(code: u64) -> Response<BoxBody<Bytes, Infallible>> {
     response
 }
 
-fn drip(pieces: u64, gap: Duration) -> Response<BoxBody<Bytes, Infallible>> {
+fn drip(query: &Query) -> Response<BoxBody<Bytes, Infallible>> {
+    let (pieces, gap) = (query.number("n"), query.millis("ms"));
     let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
     tokio::spawn(async move {
         for piece in 0..pieces {
@@ -109,7 +116,39 @@ fn drip(pieces: u64, gap: Duration) -> Response<BoxBody<Bytes, Infallible>> {
             }
         }
     });
-    Response::new(body.boxed())
+    let mut response = Response::new(body.boxed());
+    if let Some(Ok(kind)) = query.get("type").map(HeaderValue::from_str) {
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+    }
+    response
+}
+
+fn keep_alive(query: &Query) -> Response<BoxBody<Bytes, Infallible>> {
+    let mut response = text("hello\n");
+    let hints: Vec<_> =
+        ["timeout", "max"].iter().filter_map(|key| Some(format!("{key}={}", query.get(key)?))).collect();
+    let hints = HeaderValue::from_str(&hints.join(", ")).expect("what came in a URI fits a header value");
+    response.headers_mut().insert("keep-alive", hints);
+    response
+}
+
+fn echo_body(request: Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
+    let kind = request.headers().get(CONTENT_TYPE).cloned();
+    let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
+    let mut from = request.into_body();
+    tokio::spawn(async move {
+        while let Some(Ok(frame)) = from.frame().await {
+            let Ok(data) = frame.into_data() else { continue };
+            if sender.send_data(data).await.is_err() {
+                return; // the reader has gone
+            }
+        }
+        let status = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
+        let _ = sender.send_trailers(status).await; // the reader may have gone
+    });
+    let mut response = Response::new(body.boxed());
+    response.headers_mut().extend(kind.map(|kind| (CONTENT_TYPE, kind)));
+    response
 }
 
 fn headers(connection: &Connection, parsed: &HeaderMap) -> Response<BoxBody<Bytes, Infallible>> {

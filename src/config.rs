@@ -96,7 +96,9 @@ fn parse_http(mut section: Section) -> Result<Checked, ConfigError> {
     if let Some(named) = section.take_section("destinations")? {
         let (path, entries) = named.into_entries();
         for (name, value) in entries {
-            let policy = Section::try_new(format!("{path}.{name}"), value).and_then(Policy::from_section)?;
+            let path = format!("{path}.{name}");
+            let policy = Section::try_new(&path, value).and_then(Policy::from_section)?;
+            warnings.extend(warning_of_probe(&path, &policy));
             match name.as_str() {
                 "*" => any_destination = Some(policy),
                 _ => destinations.push((name, policy)),
@@ -130,12 +132,29 @@ fn parse_connection(mut section: Section) -> Result<Checked, ConfigError> {
     };
     let policy = Policy::from_section(policy)?;
     section.finish()?;
-    Ok(Checked { config: Config::Connection(ConnectionConfig { destination, policy }), warnings: Vec::new() })
+    let warnings = warning_of_probe("policy", &policy).into_iter().collect();
+    Ok(Checked { config: Config::Connection(ConnectionConfig { destination, policy }), warnings })
+}
+
+/// Says that a probe is configured in vain.
+fn warning_of_probe(path: &str, policy: &Policy) -> Option<String> {
+    policy.probe.as_ref().map(|_| {
+        format!(
+            "{path}.probe: this version sends no probes; behind an LB that forgets connections silently, set lb_idle_timeout"
+        )
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_probe_is_accepted_with_a_warning() {
+        let json = r#"{"filter": "connection", "destination": "x", "policy": {"probe": {"path": "/healthz"}}}"#;
+        let warnings = parse(json.as_bytes()).unwrap().warnings;
+        assert!(warnings[0].starts_with("policy.probe: this version sends no probes"), "{warnings:?}");
+    }
 
     fn refusal(json: &str) -> String {
         parse(json.as_bytes()).unwrap_err().to_string()

@@ -586,8 +586,9 @@ impl Destination {
                 self.set_gone(key);
                 self.observe(Evidence::Closed { age, connection_age, is_sentinel }, now);
                 if is_sentinel {
-                    // Once the timeout is known, a look at it half of the time is enough to see it change.
-                    self.next_sentinel_at = now.after(self.learning.learned().unwrap_or_default());
+                    // Once the timeout is known, a pause now and then costs little time to see it change.
+                    let pause = self.learning.learned().and_then(|timeout| timeout.checked_div(4));
+                    self.next_sentinel_at = now.after(pause.unwrap_or_default());
                 }
             }
             Phase::Busy { reused_at_age: Some(age), answered: false, .. } => {

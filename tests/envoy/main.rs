@@ -1,12 +1,17 @@
 //! End to end: real Envoys with the project's own `envoy.yaml`, one file a promise.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::arithmetic_side_effects, missing_docs)]
 
+mod client_ip_docs;
 mod configuration;
 mod no_stale_reuse;
 mod race;
+#[path = "../reference/mod.rs"]
+mod reference;
+mod request;
 mod servers;
 mod statistics;
 mod tls_destination;
+mod true_client;
 
 use std::time::Duration;
 

@@ -11,6 +11,8 @@ ENVOY ?= $(CURDIR)/$(VENV)/bin/envoy
 export ENVOY
 
 WASM_TARGET := wasm32-wasip1
+CARGO_TARGET_DIR ?= target
+export CARGO_TARGET_DIR
 LARGEST := 350000
 
 .PHONY: help
@@ -20,7 +22,7 @@ help: ## lists the targets
 .PHONY: build
 build: target-installed ## builds idleguard.wasm and says its size
 	@cargo build --locked --release --target $(WASM_TARGET) -p idleguard
-	@cargo run --locked --quiet -p idleguard-postlink -- target/$(WASM_TARGET)/release/idleguard.wasm idleguard.wasm
+	@cargo run --locked --quiet -p idleguard-postlink -- $(CARGO_TARGET_DIR)/$(WASM_TARGET)/release/idleguard.wasm idleguard.wasm
 	@size=$$(stat -c %s idleguard.wasm); if [ $$size -gt $(LARGEST) ]; then \
 	  echo "idleguard.wasm has $$size bytes, more than $(LARGEST)" >&2; exit 1; fi
 
@@ -43,12 +45,12 @@ RUN_ARGUMENTS = $(if $(UPSTREAM),--upstream $(UPSTREAM)) $(if $(LB_IDLE_TIMEOUT)
 .PHONY: run
 run: build envoy ## Envoy with idleguard on 127.0.0.1:10000, before a demo LB or UPSTREAM=host:port LB_IDLE_TIMEOUT=60s
 	@cargo build --locked --quiet -p idleguard-harness --bin run
-	@exec target/debug/run $(RUN_ARGUMENTS)
+	@exec $(CARGO_TARGET_DIR)/debug/run $(RUN_ARGUMENTS)
 
 .PHONY: demo
 demo: build envoy ## 30 s of the same traffic through plain Envoy and through idleguard, side by side
 	@cargo build --locked --quiet -p idleguard-harness --bin demo
-	@exec target/debug/demo
+	@exec $(CARGO_TARGET_DIR)/debug/demo
 
 .PHONY: test
 test: lint build envoy servers ## everything that must pass
@@ -60,6 +62,20 @@ lint: target-installed ## formatting, clippy for both targets, the border betwee
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p idleguard --target $(WASM_TARGET) -- -D warnings
 	@! grep -rnE 'hostcalls|extern "C"|unsafe \{' src --include='*.rs' | grep -v '^src/host.rs:' || { echo "only src/host.rs may call the host" >&2; exit 1; }
+
+# Each target gets this long. A find is kept in fuzz/artifacts/; put it into fuzz/regressions/<target>/ to make it a seed.
+FUZZ_SECONDS ?= 600
+
+.PHONY: fuzz
+fuzz: ## runs every fuzz target for FUZZ_SECONDS=600 each; needs rustup, installs cargo-fuzz and the nightly toolchain
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
+	@rustup run nightly rustc --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal
+	@python3 fuzz/seeds.py
+	@cargo +nightly fuzz build
+	@set -e; for target in $$(cargo +nightly fuzz list); do \
+	  echo "$$target: $(FUZZ_SECONDS) s"; \
+	  cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=4096 -print_final_stats=1; \
+	done
 
 .PHONY: servers
 servers: ## installs nginx, HAProxy, Node and nghttp2 for the tests, where apt-get may

@@ -14,6 +14,7 @@
 //! ```
 
 use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
@@ -32,30 +33,245 @@ pub fn parse_address(text: &[u8]) -> Option<IpAddr> {
     (after.is_empty() || port(after).is_some()).then_some(address)
 }
 
-/// An address that was read, and its canonical text if that is what was read.
+/// An address as a number: comparing is all that a list of ten thousand needs, and [`IpAddr`] would turn its bytes each time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bits {
+    /// [`Ipv4Addr::to_bits`].
+    V4(u32),
+    /// [`Ipv6Addr::to_bits`].
+    V6(u128),
+}
+
+impl From<IpAddr> for Bits {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::V4(address.to_bits()),
+            IpAddr::V6(address) => Self::V6(address.to_bits()),
+        }
+    }
+}
+
+impl From<Bits> for IpAddr {
+    fn from(bits: Bits) -> Self {
+        match bits {
+            Bits::V4(bits) => Self::V4(Ipv4Addr::from_bits(bits)),
+            Bits::V6(bits) => Self::V6(Ipv6Addr::from_bits(bits)),
+        }
+    }
+}
+
+/// An address that was read, and its canonical text if that is among what was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Element<'a> {
     /// The address.
-    pub address: IpAddr,
+    pub bits: Bits,
     /// The canonical text, for whoever writes many addresses that came in this form. `None`: see [`Text`].
     pub text: Option<&'a [u8]>,
 }
 
-impl From<IpAddr> for Element<'_> {
-    fn from(address: IpAddr) -> Self {
-        Self { address, text: None }
+impl Element<'_> {
+    /// The address.
+    pub fn address(&self) -> IpAddr {
+        self.bits.into()
     }
 }
 
-/// Reads an address as [`parse_address`] does.
-pub fn parse_element(text: &[u8]) -> Option<Element<'_>> {
-    let text = trim_blanks(text);
-    match leading_v4(text) {
-        // No leading zeros, so there is one way only to write it.
-        Some((address, [])) if !address.is_unspecified() => {
-            Some(Element { address: IpAddr::V4(address), text: Some(text) })
+impl From<IpAddr> for Element<'_> {
+    fn from(address: IpAddr) -> Self {
+        Self { bits: address.into(), text: None }
+    }
+}
+
+/// What stands left of an element's comma; `None` if there is no comma.
+pub type Rest<'a> = Option<&'a [u8]>;
+
+/// What stands left of the comma that `before`, the text before an element, ends with. `None`: something else is there.
+#[inline(always)]
+fn rest(before: &[u8]) -> Option<Rest<'_>> {
+    match trim_end(before) {
+        [] => Some(None),
+        [rest @ .., b','] => Some(Some(rest)),
+        _ => None,
+    }
+}
+
+/// The last element of a list, and what stands left of its comma. This reads
+/// the usual forms in one pass from the right: canonical text, also in brackets, with a port, or as IPv4-mapped IPv6. `None`
+/// is anything else, for [`parse_address`] to judge.
+#[inline(always)]
+pub fn last_element(list: &[u8]) -> Option<(Element<'_>, Rest<'_>)> {
+    let list = trim_end(list);
+    let (element, before) = last_v4(list).or_else(|| last_v6(list)).or_else(|| last_with_port(list))?;
+    Some((element, rest(before)?))
+}
+
+/// As [`last_element`], where that is an IPv4 address without a port: its bits, its text, and what stands left of its comma.
+/// Lists of nothing else are common, and this path is half as long.
+#[inline(always)]
+pub fn last_plain_v4(list: &[u8]) -> Option<(u32, &[u8], Rest<'_>)> {
+    match last_v4(list)? {
+        (Element { bits: Bits::V4(bits), text: Some(text) }, before) => Some((bits, text, rest(before)?)),
+        _ => None,
+    }
+}
+
+/// The canonical text between what stands before it and what follows it.
+#[inline(always)]
+fn between<'a>(text: &'a [u8], before: &[u8]) -> Option<&'a [u8]> {
+    text.get(before.len()..)
+}
+
+/// `203.0.113.5` or `::ffff:203.0.113.5`, and what stands before.
+#[inline(always)]
+fn last_v4(text: &[u8]) -> Option<(Element<'_>, &[u8])> {
+    let (fourth, before) = octet_before(text)?;
+    let (third, before) = octet_before(before.strip_suffix(b".")?)?;
+    let (second, before) = octet_before(before.strip_suffix(b".")?)?;
+    let (first, before) = octet_before(before.strip_suffix(b".")?)?;
+    let bits = first << 24 | second << 16 | third << 8 | fourth;
+    let element = Element { bits: Bits::V4(bits), text: Some(between(text, before)?) };
+    (bits != 0).then_some((element, before.strip_suffix(b"::ffff:").unwrap_or(before)))
+}
+
+/// An octet without leading zeros; a fourth digit is left to be stumbled over.
+#[inline(always)]
+fn octet_before(text: &[u8]) -> Option<(u32, &[u8])> {
+    let (ones, rest) = last_digit(text)?;
+    let Some((tens, before)) = last_digit(rest) else { return Some((ones, rest)) };
+    let two = tens.wrapping_mul(10).wrapping_add(ones);
+    let Some((hundreds, rest)) = last_digit(before) else { return (tens > 0).then_some((two, before)) };
+    let three = hundreds.wrapping_mul(100).wrapping_add(two);
+    (100..=255).contains(&three).then_some((three, rest))
+}
+
+#[inline(always)]
+fn last_digit(text: &[u8]) -> Option<(u32, &[u8])> {
+    let (byte, before) = text.split_last()?;
+    Some((digit(*byte)?, before))
+}
+
+/// `203.0.113.5:80`, `[2001:db8::5]` or `[2001:db8::5]:80`, and what stands before.
+fn last_with_port(text: &[u8]) -> Option<(Element<'_>, &[u8])> {
+    let colon = text.iter().rev().take(6).position(|byte| digit(*byte).is_none())?;
+    let (address, after) = text.split_at_checked(text.len().checked_sub(colon)?.checked_sub(1)?)?;
+    let inside = match (address, after) {
+        (inside, [b']']) => inside,
+        (address, after) => {
+            port(after)?;
+            match address {
+                [inside @ .., b']'] => inside,
+                address => {
+                    let (element, before) = last_v4(address)?;
+                    // A mapped address has no port without its brackets.
+                    return (between(address, before) == element.text).then_some((element, before));
+                }
+            }
         }
-        _ => parse_address(text).map(Element::from),
+    };
+    let (element, before) = last_v6(inside).or_else(|| last_mapped(inside))?;
+    Some((element, before.strip_suffix(b"[")?))
+}
+
+/// `::ffff:203.0.113.5`, and what stands before.
+fn last_mapped(text: &[u8]) -> Option<(Element<'_>, &[u8])> {
+    let (element, before) = last_v4(text)?;
+    (between(text, before) != element.text).then_some((element, before))
+}
+
+/// A canonical IPv6 address, and what stands before. No IPv4 inside, and of several runs of zero groups only one may be
+/// longer than a group: for others the question which one is `::` is left to [`Text`].
+#[inline]
+fn last_v6(text: &[u8]) -> Option<(Element<'_>, &[u8])> {
+    let (mut high, mut low, mut groups) = (0_u64, 0_u64, 0_u32);
+    let mut follows_zero = false;
+    let mut rest = text;
+    let mut has_gap = false;
+    loop {
+        if let [before @ .., b':', b':'] = rest {
+            if follows_zero {
+                return None;
+            }
+            rest = before;
+            has_gap = true;
+            break;
+        }
+        if groups > 0 {
+            match rest {
+                [before @ .., b':'] => rest = before,
+                _ => break,
+            }
+        }
+        let (group, before) = group_before(rest)?;
+        if group == 0 && follows_zero {
+            return None;
+        }
+        follows_zero = group == 0;
+        rest = before;
+        match groups {
+            0..4 => low |= group << groups.wrapping_mul(16),
+            4..8 => high |= group << groups.wrapping_sub(4).wrapping_mul(16),
+            _ => return None,
+        }
+        groups = groups.wrapping_add(1);
+    }
+    if has_gap {
+        // The groups left of the gap, flush left.
+        let (mut left_high, mut left_low) = (0_u64, 0_u64);
+        let mut follows_zero = true;
+        let mut next = group_before(rest);
+        while let Some((group, before)) = next {
+            if group == 0 && follows_zero {
+                return None;
+            }
+            follows_zero = group == 0;
+            left_low = left_low >> 16 | left_high << 48;
+            left_high = left_high >> 16 | group << 48;
+            groups = groups.wrapping_add(1);
+            rest = before;
+            next = match rest {
+                [before @ .., b':'] => Some(group_before(before)?),
+                _ => None,
+            };
+        }
+        if groups > 6 || rest.last() == Some(&b':') {
+            return None;
+        }
+        high |= left_high;
+        low |= left_low;
+    } else if groups != 8 {
+        return None;
+    }
+    if high == 0 && (low == 0 || low >> 32 == 0xffff) {
+        return None; // unspecified, or IPv4-mapped
+    }
+    let bits = Bits::V6(u128::from(high) << 64 | u128::from(low));
+    Some((Element { bits, text: Some(between(text, rest)?) }, rest))
+}
+
+/// One to four lower-case hexadecimal digits without leading zeros.
+#[inline(always)]
+fn group_before(text: &[u8]) -> Option<(u64, &[u8])> {
+    let (byte, mut rest) = text.split_last()?;
+    let mut group = lower_hex_digit(*byte)?;
+    let mut last = 1;
+    let mut shift = 4_u32;
+    while shift < 16
+        && let Some((byte, before)) = rest.split_last()
+        && let Some(digit) = lower_hex_digit(*byte)
+    {
+        group |= digit << shift;
+        last = digit;
+        shift = shift.wrapping_add(4);
+        rest = before;
+    }
+    (last > 0).then_some((group, rest))
+}
+
+#[inline(always)]
+fn lower_hex_digit(byte: u8) -> Option<u64> {
+    match HEX_DIGITS.get(usize::from(byte)) {
+        Some(digit) if *digit < 16 && !byte.is_ascii_uppercase() => Some(u64::from(*digit)),
+        _ => None,
     }
 }
 
@@ -80,6 +296,11 @@ pub fn trim_blanks(mut text: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = text {
         text = rest;
     }
+    trim_end(text)
+}
+
+#[inline(always)]
+fn trim_end(mut text: &[u8]) -> &[u8] {
     while let [rest @ .., b' ' | b'\t'] = text {
         text = rest;
     }
@@ -470,10 +691,11 @@ pub struct Blocks {
 
 impl Blocks {
     /// Is the address in one of the blocks?
-    pub fn contains(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(address) => covers(&self.v4, address.to_bits()),
-            IpAddr::V6(address) => covers(&self.v6, address.to_bits()),
+    #[inline(always)]
+    pub fn contains(&self, address: impl Into<Bits>) -> bool {
+        match address.into() {
+            Bits::V4(bits) => covers(&self.v4, bits),
+            Bits::V6(bits) => covers(&self.v6, bits),
         }
     }
 
@@ -500,10 +722,14 @@ impl FromIterator<Cidr> for Blocks {
 
 /// Sorts ranges and drops those inside others. Blocks lie apart or one inside the other; they never overlap in part.
 fn drop_covered<T: Ord + Copy>(ranges: &mut Vec<(T, T)>) {
-    ranges.sort_unstable_by_key(|(first, last)| (*first, Reverse(*last)));
+    // A heap, because the code of the standard library's sorting is large.
+    let sorted =
+        ranges.drain(..).map(|(first, last)| (first, Reverse(last))).collect::<BinaryHeap<_>>().into_sorted_vec();
+    ranges.extend(sorted.into_iter().map(|(first, Reverse(last))| (first, last)));
     ranges.dedup_by(|(first, _), (_, kept)| first <= kept);
 }
 
+#[inline(always)]
 fn covers<T: Ord + Copy>(ranges: &[(T, T)], address: T) -> bool {
     let covered = |(first, last): &(T, T)| *first <= address && address <= *last;
     if ranges.len() <= 4 {

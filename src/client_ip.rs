@@ -28,11 +28,12 @@
 //! ```
 
 use std::cmp::Ordering;
+use std::collections::BinaryHeap;
 use std::net::IpAddr;
 
-use crate::address::{Blocks, Cidr, Element, Text, parse_address, parse_endpoint, trim_blanks};
+use crate::address::{Bits, Blocks, Cidr, Element, Text, parse_address, parse_endpoint, trim_blanks};
 use crate::config::{ConfigError, Section};
-use crate::forwarded::{forwarded, is_blank, x_forwarded_for};
+use crate::forwarded::{XForwardedFor, forwarded, is_blank, x_forwarded_for};
 
 /// Who is on the other end of the connection that the request came by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,6 +181,34 @@ struct Line<'a> {
     value: &'a [u8],
 }
 
+/// A line in its order: by name, then as it came.
+struct Arrived<'a> {
+    line: Line<'a>,
+    position: usize,
+}
+
+impl Ord for Arrived<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (one, two) = (&self.line, &other.line);
+        let by_name = one.header.cmp(&two.header).then_with(|| compare_ignoring_case(one.name, two.name));
+        by_name.then(self.position.cmp(&other.position))
+    }
+}
+
+impl PartialOrd for Arrived<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Arrived<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Arrived<'_> {}
+
 // === impl ClientIp ===
 
 impl ClientIp {
@@ -276,46 +305,62 @@ impl ClientIp {
         let own = |line: &&Line<'_>| line.header == source.header && is_same_name(line.name, source.name.as_bytes());
         let values = lines.iter().filter(own).map(|line| line.value);
         match source.form {
-            Form::XForwardedFor => self.walk(x_forwarded_for(values), chain),
-            Form::Forwarded => self.walk(forwarded(values).map(|address| address.map(Element::from)), chain),
+            Form::XForwardedFor => self.walk(x_forwarded_for(values), XForwardedFor::next_plain_v4, chain),
+            Form::Forwarded => self.walk(forwarded(values).map(|address| address.map(Element::from)), |_| None, chain),
             Form::Address => read_address(values, chain),
         }
     }
 
-    /// Walks a list from the right to the client.
-    fn walk<'a>(&self, mut elements: impl Iterator<Item = Option<Element<'a>>>, chain: &mut Chain) -> Reading {
-        match &self.trust {
-            Trust::Listed(trusted) => {
-                let mut reading = Reading::Absent;
-                for element in elements {
-                    let Some(element) = element else { return Reading::Invalid };
-                    chain.push(element);
-                    reading = Reading::Client;
-                    if !trusted.contains(element.address) {
+    /// Walks a list from the right to the client. `next_plain_v4` may take the next element if it is in the usual form.
+    fn walk<'a, I: Iterator<Item = Option<Element<'a>>>>(
+        &self,
+        mut elements: I,
+        next_plain_v4: impl Fn(&mut I) -> Option<(u32, &'a [u8])>,
+        chain: &mut Chain,
+    ) -> Reading {
+        let (trusted, hops) = match &self.trust {
+            Trust::Listed(trusted) => (Some(trusted), u32::MAX),
+            Trust::Hops { count, .. } => (None, *count),
+        };
+        let mut passed = 0_u32;
+        let mut is_sound = true;
+        loop {
+            let is_trusted = if let Some((bits, text)) = next_plain_v4(&mut elements) {
+                chain.prepend(text);
+                chain.client = Bits::V4(bits);
+                trusted.is_none_or(|trusted| trusted.contains(Bits::V4(bits)))
+            } else {
+                match elements.next() {
+                    Some(Some(element)) => {
+                        chain.push(element);
+                        trusted.is_none_or(|trusted| trusted.contains(element.bits))
+                    }
+                    Some(None) => {
+                        is_sound = false;
                         break;
                     }
+                    None => break,
                 }
-                reading
+            };
+            passed = passed.wrapping_add(1); // there are fewer elements than bytes
+            if !is_trusted || passed == hops {
+                return Reading::Client;
             }
-            Trust::Hops { count, .. } => {
-                for hop in 0..*count {
-                    match elements.next() {
-                        Some(Some(element)) => chain.push(element),
-                        None if hop == 0 => return Reading::Absent,
-                        Some(None) | None => {
-                            // Counting is the only proof here, so a list that can't be counted proves nothing.
-                            chain.shorten_to_peer();
-                            return Reading::Invalid;
-                        }
-                    }
-                }
-                Reading::Client
+        }
+        match trusted {
+            _ if is_sound && passed == 0 => Reading::Absent,
+            Some(_) if is_sound => Reading::Client, // all are trusted: the left-most
+            Some(_) => Reading::Invalid,
+            None => {
+                // Counting is the only proof here, so a list that can't be counted proves nothing.
+                chain.shorten_to_peer();
+                Reading::Invalid
             }
         }
     }
 
     fn resolution<'a>(&'a self, outcome: Outcome, lines: &[Line<'a>], chain: Option<Chain>) -> Resolution<'a> {
-        let client = chain.as_ref().map(|chain| chain.client);
+        let client = chain.as_ref().map(|chain| chain.client.into());
         Resolution { outcome, rejected: false, client, edits: self.headers.edits(lines, chain) }
     }
 }
@@ -362,7 +407,7 @@ impl Trust {
 /// right, so the text grows at its front, and no element has to be kept for later.
 struct Chain {
     peer: IpAddr,
-    client: IpAddr,
+    client: Bits,
     /// The text fills the end of this, from `start` on, each address with a separator behind it.
     buffer: Vec<u8>,
     start: usize,
@@ -373,28 +418,30 @@ const SEPARATOR: &[u8; 2] = b", ";
 impl Chain {
     fn new(peer: IpAddr) -> Self {
         let buffer = vec![0; 128]; // enough for any address at each doubling
-        let mut chain = Self { peer, client: peer, start: buffer.len(), buffer };
+        let mut chain = Self { peer, client: peer.into(), start: buffer.len(), buffer };
         chain.push(peer.into());
         chain
     }
 
+    #[inline(always)]
     fn push(&mut self, element: Element<'_>) {
         match element.text {
             Some(text) => self.prepend(text),
-            None => self.prepend(Text::new(element.address).as_bytes()),
+            None => self.prepend(Text::new(element.address()).as_bytes()),
         }
-        self.client = element.address;
+        self.client = element.bits;
     }
 
+    #[inline(always)]
     fn prepend(&mut self, address: &[u8]) {
-        let length = address.len().saturating_add(SEPARATOR.len());
+        let length = address.len().wrapping_add(SEPARATOR.len()); // no slice is as long as memory
         if self.start < length {
             self.grow();
         }
-        let start = self.start.saturating_sub(length);
-        let place = self.buffer.get_mut(start..self.start).unwrap_or_default();
-        if let Some((place, separator)) = place.split_last_chunk_mut()
-            && place.len() == address.len()
+        let start = self.start.wrapping_sub(length);
+        if let Some(place) = self.buffer.get_mut(start..)
+            && let Some((place, after)) = place.split_at_mut_checked(address.len())
+            && let Some(separator) = after.first_chunk_mut()
         {
             place.copy_from_slice(address);
             *separator = *SEPARATOR;
@@ -402,6 +449,7 @@ impl Chain {
         }
     }
 
+    #[cold]
     fn grow(&mut self) {
         let added = self.buffer.len();
         let mut buffer = vec![0; added.saturating_mul(2)];
@@ -426,7 +474,7 @@ impl Chain {
         match form {
             Form::XForwardedFor => self.text().to_vec(),
             Form::Forwarded => forwarded_value(self.text()),
-            Form::Address => Text::new(self.client).as_bytes().to_vec(),
+            Form::Address => Text::new(self.client.into()).as_bytes().to_vec(),
         }
     }
 }
@@ -462,9 +510,10 @@ impl Headers {
                 continue; // in this spelling or another
             }
             let folded = name.bytes().map(|byte| char::from(fold(byte))).collect();
-            all.push(Header { folded, written: is_set.then(|| (name.clone(), Form::of(name))) });
+            let header = Header { folded, written: is_set.then(|| (name.clone(), Form::of(name))) };
+            let place = all.partition_point(|other| other.folded.len() <= header.folded.len());
+            all.insert(place, header);
         }
-        all.sort_by_key(|header| header.folded.len());
         let at = |length| all.partition_point(|header| header.folded.len() < length);
         let of_length = std::array::from_fn(|length| {
             let next = length.saturating_add(1);
@@ -481,14 +530,14 @@ impl Headers {
 
     /// The lines under any of the names, those of one spelling side by side in order of arrival.
     fn lines<'a>(&self, headers: &[(&'a [u8], &'a [u8])]) -> Vec<Line<'a>> {
-        let mut lines = Vec::new();
+        // A heap, because the code of the standard library's sorting is larger than all the rest of this module.
+        let mut lines = BinaryHeap::new();
         for (name, value) in headers {
             if let Some(header) = self.find(name) {
-                lines.push(Line { header, name, value });
+                lines.push(Arrived { line: Line { header, name, value }, position: lines.len() });
             }
         }
-        lines.sort_by(|a, b| a.header.cmp(&b.header).then_with(|| compare_ignoring_case(a.name, b.name)));
-        lines
+        lines.into_sorted_vec().into_iter().map(|arrived| arrived.line).collect()
     }
 
     /// What it takes to make the lines into what is written. `None`: nothing is, all lines go.

@@ -11,29 +11,57 @@
 //! assert_eq!(forwarded(lines.into_iter()).next(), Some(parse_address(b"203.0.113.5")));
 //! ```
 
-use std::iter;
 use std::net::IpAddr;
 
-use crate::address::{Element, parse_element, parse_node, trim_blanks};
+use crate::address::{Element, last_element, last_plain_v4, parse_address, parse_node, trim_blanks};
 
 /// The elements of `x-forwarded-for`, right-most first; `None` is one that is no address. `lines` are the occurrences of
 /// the header in order of arrival; a blank one counts as absent.
-pub fn x_forwarded_for<'a>(
-    lines: impl DoubleEndedIterator<Item = &'a [u8]>,
-) -> impl Iterator<Item = Option<Element<'a>>> {
-    let mut lines = lines.rev().filter(|line| !is_blank(line));
-    let mut line = None; // what is left of the current one
-    iter::from_fn(move || {
-        let rest: &[u8] = line.take().or_else(|| lines.next())?;
+pub fn x_forwarded_for<'a, L: DoubleEndedIterator<Item = &'a [u8]>>(lines: L) -> XForwardedFor<'a, L> {
+    XForwardedFor { lines, line: None }
+}
+
+/// The walk through `x-forwarded-for`.
+#[derive(Clone, Debug)]
+pub struct XForwardedFor<'a, L> {
+    /// The lines to the left of `line`.
+    lines: L,
+    /// What is left of the current one; `None` if the next element begins with the next line.
+    line: Option<&'a [u8]>,
+}
+
+impl<'a, L> XForwardedFor<'a, L> {
+    /// The next element's bits and text, if it is in the same line, and an IPv4 address in the form that most are in.
+    /// `None` leaves it for [`next`](Iterator::next).
+    #[inline(always)]
+    pub fn next_plain_v4(&mut self) -> Option<(u32, &'a [u8])> {
+        let (bits, text, before) = last_plain_v4(self.line?)?;
+        self.line = before;
+        Some((bits, text))
+    }
+}
+
+impl<'a, L: DoubleEndedIterator<Item = &'a [u8]>> Iterator for XForwardedFor<'a, L> {
+    type Item = Option<Element<'a>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rest = match self.line.take() {
+            Some(rest) => rest,
+            None => self.lines.rfind(|line| !is_blank(line))?,
+        };
+        if let Some((element, before)) = last_element(rest) {
+            self.line = before;
+            return Some(Some(element));
+        }
         let element = match last_comma(rest) {
             None => rest,
             Some(at) => {
-                line = rest.get(..at);
+                self.line = rest.get(..at);
                 rest.get(at..).and_then(<[u8]>::split_first).map(|(_, element)| element).unwrap_or_default()
             }
         };
-        Some(parse_element(element))
-    })
+        Some(parse_address(element).map(Element::from))
+    }
 }
 
 /// The place of the last comma. Eight bytes are looked at together: of a long list, most of the work is to split it.
@@ -216,7 +244,7 @@ mod tests {
     use crate::address::{canonical, parse_address};
 
     fn addresses<'a>(elements: impl Iterator<Item = Option<Element<'a>>>) -> impl Iterator<Item = Option<IpAddr>> {
-        elements.map(|element| element.map(|element| element.address))
+        elements.map(|element| element.map(|element| element.address()))
     }
 
     fn texts(elements: impl Iterator<Item = Option<IpAddr>>) -> Vec<String> {

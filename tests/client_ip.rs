@@ -331,7 +331,7 @@ proptest! {
         let walked: Vec<_> = idleguard::forwarded::forwarded(lines.iter().copied()).collect();
         prop_assert_eq!(walked, reference::forwarded(&lines));
         let elements = idleguard::forwarded::x_forwarded_for(lines.iter().copied());
-        let walked: Vec<_> = elements.map(|element| element.map(|element| element.address)).collect();
+        let walked: Vec<_> = elements.map(|element| element.map(|element| element.address())).collect();
         prop_assert_eq!(walked, reference::x_forwarded_for(&lines));
     }
 

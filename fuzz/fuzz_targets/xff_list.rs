@@ -11,10 +11,10 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     let lines: Vec<&[u8]> = data.split(|byte| *byte == b'\n').collect();
     let elements: Vec<_> = idleguard::forwarded::x_forwarded_for(lines.iter().copied()).collect();
-    let addresses: Vec<_> = elements.iter().map(|element| element.map(|element| element.address)).collect();
+    let addresses: Vec<_> = elements.iter().map(|element| element.map(|element| element.address())).collect();
     assert_eq!(addresses, reference::x_forwarded_for(&lines));
     for element in elements.into_iter().flatten() {
-        let (address, text) = (element.address, canonical(element.address));
+        let (address, text) = (element.address(), canonical(element.address()));
         assert!(element.text.is_none_or(|given| given == text.as_bytes()));
         assert_eq!(text, reference::text(address));
         assert_eq!(parse_address(text.as_bytes()), Some(address));

@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects, missing_docs)]
 #![allow(clippy::disallowed_methods)] // real Envoys need real time
 
+mod client_ip_docs;
 mod configuration;
 mod hints;
 mod in_flight;
@@ -11,10 +12,14 @@ mod no_stale_reuse;
 mod plain_tcp;
 mod race;
 mod raw;
+#[path = "../reference/mod.rs"]
+mod reference;
+mod request;
 mod servers;
 mod statistics;
 mod tls_destination;
 mod tls_inside;
+mod true_client;
 
 use std::time::Duration;
 

@@ -1,0 +1,139 @@
+//! What the filter costs, counted: the built `idleguard.wasm` on a mocked host, with every Wasm instruction and every host
+//! call on record. Unlike a time, a count is the same on every machine and in every run, so a test can hold it.
+//!
+//! One unit of fuel is one instruction; Wasmtime charges nothing for those that only mark structure (`block`, `loop`, `end`,
+//! `else`, `nop`, …).
+//!
+//! ```no_run
+//! use idleguard_counts::{Map, Vm};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let mut vm = Vm::load("idleguard.wasm")?;
+//! let root = vm.configure(r#"{"filter": "http", "client_ip": {"trusted_proxies": ["10.0.0.0/8"]}}"#)?;
+//! vm.host().set_property(&["filter_state", "idleguard.peer"], "10.0.0.1:41000");
+//! vm.host().set_headers(Map::Request, &[(":method", "GET"), ("x-forwarded-for", "203.0.113.5")]);
+//! let request = vm.stream(root)?;
+//! let cost = vm.count(|vm| vm.on_request_headers(request))?;
+//! println!("{} instructions, {} host calls", cost.instructions, cost.calls());
+//! # Ok(())
+//! # }
+//! ```
+
+mod host;
+mod imports;
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::{Context, Result, ensure};
+use wasmtime::{Config, Engine, Instance, Linker, Module, Store, WasmParams, WasmResults};
+
+pub use self::host::{Buffer, Headers, Host, Map, Metric};
+
+/// One VM with the filter, as a worker of Envoy's has it.
+pub struct Vm {
+    store: Store<Host>,
+    instance: Instance,
+    last_context: i32,
+}
+
+/// What some calls of the filter's callbacks cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cost {
+    /// Wasm instructions, allocations for the host's answers included.
+    pub instructions: u64,
+    /// How often each import was called.
+    pub calls_by_name: BTreeMap<&'static str, u64>,
+}
+
+impl Cost {
+    /// Calls of imports.
+    pub fn calls(&self) -> u64 {
+        self.calls_by_name.values().sum()
+    }
+
+    /// Instructions for each of so many bytes.
+    pub fn per_byte(&self, bytes: usize) -> f64 {
+        self.instructions as f64 / bytes as f64
+    }
+}
+
+impl Vm {
+    /// Compiles the module and starts it.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let mut config = Config::new();
+        config.consume_fuel(true);
+        let engine = Engine::new(&config)?;
+        let path = path.as_ref();
+        let module = Module::from_file(&engine, path)
+            .with_context(|| format!("no filter at {}: `make build` makes it", path.display()))?;
+        let mut linker = Linker::new(&engine);
+        imports::define(&mut linker)?;
+        linker.define_unknown_imports_as_traps(&module)?;
+        let mut store = Store::new(&engine, Host::default());
+        store.set_fuel(u64::MAX)?;
+        let instance = linker.instantiate(&mut store, &module)?;
+        let mut vm = Self { store, instance, last_context: 0 };
+        vm.call::<(), ()>("_initialize", ())?;
+        Ok(vm)
+    }
+
+    /// What the filter sees and has done.
+    pub fn host(&mut self) -> &mut Host {
+        self.store.data_mut()
+    }
+
+    /// Makes a root context and configures it with this JSON; the error holds what the filter logged.
+    pub fn configure(&mut self, json: &str) -> Result<i32> {
+        let root = self.context(0)?;
+        self.host().set_buffer(Buffer::PluginConfiguration, json.as_bytes());
+        let size = i32::try_from(json.len())?;
+        let accepted = self.call::<(i32, i32), i32>("proxy_on_configure", (root, size))?;
+        ensure!(accepted == 1, "refused: {:?}", self.host().log());
+        Ok(root)
+    }
+
+    /// Makes the context of a request or a connection.
+    pub fn stream(&mut self, root: i32) -> Result<i32> {
+        self.context(root)
+    }
+
+    fn context(&mut self, parent: i32) -> Result<i32> {
+        self.last_context += 1;
+        let id = self.last_context;
+        self.call::<(i32, i32), ()>("proxy_on_context_create", (id, parent))?;
+        Ok(id)
+    }
+
+    /// The request's headers, which the host was given before; the action that the filter wants.
+    pub fn on_request_headers(&mut self, stream: i32) -> Result<i32> {
+        let count = i32::try_from(self.host().headers(Map::Request).len())?;
+        self.call("proxy_on_request_headers", (stream, count, 1))
+    }
+
+    /// The response's headers, which the host was given before; the action that the filter wants.
+    pub fn on_response_headers(&mut self, stream: i32) -> Result<i32> {
+        let count = i32::try_from(self.host().headers(Map::Response).len())?;
+        self.call("proxy_on_response_headers", (stream, count, 0))
+    }
+
+    /// The end of a request or a connection.
+    pub fn end(&mut self, stream: i32) -> Result<()> {
+        self.call::<i32, i32>("proxy_on_done", stream)?;
+        self.call("proxy_on_delete", stream)
+    }
+
+    /// Calls an export: a callback that has no function of its own here.
+    pub fn call<P: WasmParams, R: WasmResults>(&mut self, name: &str, parameters: P) -> Result<R> {
+        let function = self.instance.get_typed_func::<P, R>(&mut self.store, name)?;
+        function.call(&mut self.store, parameters).with_context(|| format!("{name}: {:?}", self.store.data().log()))
+    }
+
+    /// What the calls in `run` cost.
+    pub fn count<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<Cost> {
+        self.host().forget_calls();
+        let before = self.store.get_fuel()?;
+        run(self)?;
+        let instructions = before - self.store.get_fuel()?;
+        Ok(Cost { instructions, calls_by_name: self.host().calls().clone() })
+    }
+}

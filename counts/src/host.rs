@@ -47,6 +47,7 @@ pub struct Host {
     log: Vec<String>,
     responses: Vec<u32>,
     calls: BTreeMap<&'static str, u64>,
+    buffer_bytes: u64,
 }
 
 impl Host {
@@ -91,6 +92,11 @@ impl Host {
     /// Lets time pass on the monotonic clock, which stands still otherwise.
     pub fn advance(&mut self, nanos: u64) {
         self.nanos += nanos;
+    }
+
+    /// How many bytes of buffers the filter has copied.
+    pub fn buffer_bytes(&self) -> u64 {
+        self.buffer_bytes
     }
 
     /// What was logged.
@@ -170,9 +176,11 @@ impl Host {
         self.properties.insert(path.to_vec(), value.to_vec());
     }
 
-    pub(crate) fn buffer(&self, buffer: i32, start: usize, size: usize) -> Option<Vec<u8>> {
+    pub(crate) fn buffer(&mut self, buffer: i32, start: usize, size: usize) -> Option<Vec<u8>> {
         let bytes = self.buffers.get(&buffer)?.get(start..)?;
-        Some(bytes[..size.min(bytes.len())].to_vec())
+        let copied = bytes[..size.min(bytes.len())].to_vec();
+        self.buffer_bytes += copied.len() as u64;
+        Some(copied)
     }
 
     pub(crate) fn define_metric(&mut self, name: &[u8]) -> u32 {

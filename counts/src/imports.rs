@@ -157,7 +157,7 @@ fn properties_and_buffers(linker: &mut Linker<Host>) -> Result<()> {
         "proxy_get_buffer_bytes",
         |mut vm: Vm<'_>, buffer: i32, start: u32, max_size: u32, data: u32, size: u32| {
             vm.data_mut().on_call("proxy_get_buffer_bytes");
-            match vm.data().buffer(buffer, usize::try_from(start)?, usize::try_from(max_size)?) {
+            match vm.data_mut().buffer(buffer, usize::try_from(start)?, usize::try_from(max_size)?) {
                 Some(bytes) => hand_over(&mut vm, &bytes, data, size),
                 None => Ok(NOT_FOUND),
             }

@@ -116,6 +116,26 @@ impl Vm {
         self.call("proxy_on_response_headers", (stream, count, 0))
     }
 
+    /// A new connection; the action that the filter wants.
+    pub fn on_new_connection(&mut self, stream: i32) -> Result<i32> {
+        self.call("proxy_on_new_connection", stream)
+    }
+
+    /// Bytes pass on a connection, towards the far end or from it; the action that the filter wants.
+    pub fn on_data(&mut self, stream: i32, from: Buffer, bytes: &[u8]) -> Result<i32> {
+        self.host().set_buffer(from, bytes);
+        let callback = match from {
+            Buffer::Upstream => "proxy_on_upstream_data",
+            _ => "proxy_on_downstream_data",
+        };
+        self.call(callback, (stream, i32::try_from(bytes.len())?, 0))
+    }
+
+    /// A tick of a root context.
+    pub fn on_tick(&mut self, root: i32) -> Result<()> {
+        self.call("proxy_on_tick", root)
+    }
+
     /// The end of a request or a connection.
     pub fn end(&mut self, stream: i32) -> Result<()> {
         self.call::<i32, i32>("proxy_on_done", stream)?;

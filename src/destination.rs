@@ -45,7 +45,7 @@ pub const REAP_DELAY: Duration = Duration::from_millis(100);
 
 /// How long an HTTP/1.1 connection whose lifetime is over may wait for its last exchange. In a pool whose connections are in
 /// use, the ones that wait this long lie below those that the pool hands out.
-pub const LIFETIME_GRACE: Duration = Duration::from_secs(5);
+pub const LIFETIME_GRACE: Duration = Duration::from_secs(1);
 
 /// Closes in one tick. Ten thousand connections that are due at once are closed over half a second, so that the requests
 /// in between don't wait.

@@ -102,9 +102,9 @@ fn the_work_for_a_long_list_is_linear_and_the_host_calls_are_few() {
 fn a_usual_request_is_cheap() {
     let Some((mut vm, root)) = vm(&json!({"trusted_proxies": ["10.0.0.0/8"]})) else { return };
     for (kind, headers, instructions, calls) in [
-        ("one element", &[("x-forwarded-for", "203.0.113.5")][..], 16_000, 6),
-        ("no source", &[], 16_000, 6),
-        ("a spoofed one, too", &[("x-forwarded-for", "6.6.6.6, 203.0.113.5"), ("x-real-ip", "6.6.6.6")], 16_000, 6),
+        ("one element", &[("x-forwarded-for", "203.0.113.5")][..], 18_000, 6),
+        ("no source", &[], 18_000, 6),
+        ("a spoofed one, too", &[("x-forwarded-for", "6.6.6.6, 203.0.113.5"), ("x-real-ip", "6.6.6.6")], 18_000, 6),
     ] {
         let cost = cost(&mut vm, root, headers);
         println!("{kind}: {} instructions, {:?}", cost.instructions, cost.calls_by_name);

@@ -85,7 +85,7 @@ impl Fence {
         safe.max_by_key(preference).map(|pool| pool.generation)
     }
 
-    /// Starts a generation. Returns the one that is retired because there are too many: see [`retire`](Self::retire).
+    /// Starts a generation. Returns the one that is retired because there are too many: its connections are the caller's business.
     pub fn start(&mut self) -> Option<Pool> {
         let retired = (self.pools.len() >= MOST_POOLS).then(|| self.pools.remove(0));
         self.latest = Generation(self.latest.0.saturating_add(1));

@@ -2,19 +2,22 @@
 //! and tells the application who the real client is.
 //!
 //! The crate is a pure core in a thin shell. The core takes bytes, headers and timestamps, and returns decisions; it
-//! knows neither the host nor the clock. The shell, [`host`] and [`filter`], exists on `wasm32` only.
+//! knows neither the host nor the clock. The shell, `host` and `filter`, exists on `wasm32` only.
 //!
 //! | module | question it answers |
 //! | --- | --- |
-//! | [`time`] | when is it, and what does `"750ms"` mean? |
-//! | [`address`] | is this text an address, and how is it written canonically? |
-//! | [`forwarded`] | what do `X-Forwarded-For` and RFC 7239 `Forwarded` say, read from the right? |
-//! | [`client_ip`] | who is the client, and which headers does the application get? |
+//! | [`config`], [`policy`] | what did the operator write, and what is wrong with it? |
+//! | [`worker`], [`destination`] | what does this Envoy thread know, and what is to be done now? |
+//! | [`connection`], [`idle_list`] | where does a connection stand, and which ones have been idle for how long? |
+//! | [`fence`], [`pool`] | into which generation of connections may this request be put? |
+//! | [`turns`] | what has the event loop done by now? |
 //! | [`framing`] | is an exchange in flight on this connection? |
-//! | [`learner`] | when does the far end drop an idle connection? |
-//! | [`probe`] | when to ask it, and what does its answer say? |
+//! | [`learning`], [`learner`] | when does the far end drop an idle connection? |
 //! | [`shared`] | what do workers tell each other of it? |
-//! | [`config`] | what did the operator write, and what is wrong with it? |
+//! | [`probe`] | when to ask the far end, and what does its answer say? |
+//! | [`client_ip`] | who is the client, and which headers does the application get? |
+//! | [`forwarded`], [`address`] | what do the forwarding headers say, read from the right; is this text an address? |
+//! | [`header_map`], [`metrics`], [`time`] | the host's headers, read in place; every metric; durations and timestamps |
 
 pub mod address;
 pub mod client_ip;

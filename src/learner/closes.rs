@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::time::Timestamp;
 
-/// Closes that are remembered, of sentinels and of pooled connections each: enough for [`OUTDATED_AFTER`] and some noise.
+/// Closes that are remembered, of sentinels and of pooled connections each: enough for `OUTDATED_AFTER` and some noise.
 pub const CLOSES: usize = 12;
 
 /// Closes less than this apart are of one moment: a restart reaches all connections within it, and the next close after a

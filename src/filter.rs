@@ -4,7 +4,9 @@
 mod connection;
 mod destinations;
 mod http;
+mod probe;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -25,6 +27,17 @@ mod entry {
 
 /// How often a filter that has no connections to look after tells Envoy what it counted.
 const REPORT_PERIOD: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// Whose probe's request is to be sent when the current tick is over.
+    static TO_PROBE: Cell<Option<Rc<ConnectionRoot>>> = const { Cell::new(None) };
+}
+
+fn send_probes() {
+    if let Some(root) = TO_PROBE.take() {
+        root.send_probe();
+    }
+}
 
 /// The root context of one filter configuration.
 struct Root {
@@ -54,7 +67,10 @@ impl Root {
                 host::set_tick_period(REPORT_PERIOD).unwrap_or_else(host::report);
                 Filter::Http(Rc::new(HttpRoot::new(self.id, config)))
             }
-            Config::Connection(config) => Filter::Connection(Rc::new(ConnectionRoot::new(self.id, config))),
+            Config::Connection(config) => {
+                host::after_tick(send_probes);
+                Filter::Connection(Rc::new(ConnectionRoot::new(self.id, config)))
+            }
         });
         Ok(())
     }
@@ -76,7 +92,11 @@ impl RootContext for Root {
 
     fn on_tick(&mut self) {
         match &self.filter {
-            Some(Filter::Connection(root)) => root.on_tick(),
+            Some(Filter::Connection(root)) => {
+                if root.on_tick() {
+                    TO_PROBE.set(Some(Rc::clone(root)));
+                }
+            }
             Some(Filter::Http(root)) => root.on_tick(),
             None => {}
         }

@@ -10,12 +10,13 @@
 //! [abi]: https://github.com/proxy-wasm/spec/tree/main/abi-versions/v0.2.1
 #![expect(unsafe_code, reason = "imports of the host, and the memory that it hands over; each use says why it holds")]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType, StreamType};
 
+use crate::header_map;
 use crate::metrics::Kind;
 use crate::time::Timestamp;
 
@@ -104,6 +105,18 @@ mod import {
             data: *const u8,
             size: usize,
             version: u32,
+        ) -> u32;
+        pub(super) fn proxy_http_call(
+            cluster: *const u8,
+            cluster_size: usize,
+            headers: *const u8,
+            headers_size: usize,
+            body: *const u8,
+            body_size: usize,
+            trailers: *const u8,
+            trailers_size: usize,
+            timeout: u32,
+            token: *mut u32,
         ) -> u32;
         pub(super) fn proxy_set_effective_context(context: u32) -> u32;
         pub(super) fn proxy_close_stream(stream: u32) -> u32;
@@ -396,7 +409,59 @@ pub(crate) fn close_connection() -> Result<(), HostError> {
     checked("proxy_close_stream", unsafe { import::proxy_close_stream(StreamType::Downstream as u32) })
 }
 
+// === requests of our own ===
+
+/// Sends a request without a body to `cluster`, for which Envoy waits for `timeout`. Its response is not handed over. Allowed
+/// in [`after_tick`] only: Envoy may open a connection before it returns, and calls back for it.
+pub(crate) fn send_request(cluster: &str, headers: &[(&str, &str)], timeout: Duration) -> Result<(), HostError> {
+    let headers = header_map::serialize(headers);
+    let no_trailers = 0_u32.to_le_bytes();
+    let timeout = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+    let mut token = 0;
+    // SAFETY: pointers and sizes are those of live slices, or null and 0; the out-pointer is live for the call.
+    checked("proxy_http_call", unsafe {
+        import::proxy_http_call(
+            cluster.as_ptr(),
+            cluster.len(),
+            headers.as_ptr(),
+            headers.len(),
+            std::ptr::null(),
+            0,
+            no_trailers.as_ptr(),
+            no_trailers.len(),
+            timeout,
+            &raw mut token,
+        )
+    })
+}
+
 // === timers and metrics ===
+
+mod sdk {
+    unsafe extern "C" {
+        pub(super) fn proxy_on_tick(context: u32);
+    }
+}
+
+thread_local! {
+    static AFTER_TICK: Cell<Option<fn()>> = const { Cell::new(None) };
+}
+
+/// Has `run` called after every tick of a root context, when Envoy may call back without meeting a borrow of the SDK's.
+pub(crate) fn after_tick(run: fn()) {
+    AFTER_TICK.set(Some(run));
+}
+
+/// What Envoy calls for a tick: `idleguard-postlink` exports it as `proxy_on_tick`. The SDK's own holds a borrow for as long
+/// as the tick lasts, and panics if a connection is opened in it.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn idleguard_on_tick(context: u32) {
+    // SAFETY: the SDK's export, called as Envoy would.
+    unsafe { sdk::proxy_on_tick(context) };
+    if let Some(run) = AFTER_TICK.get() {
+        run();
+    }
+}
 
 /// Has Envoy call the root context's tick every `period`, rounded to milliseconds. Allowed in callbacks of a root context.
 pub(crate) fn set_tick_period(period: Duration) -> Result<(), HostError> {

@@ -24,8 +24,19 @@ const USED: &[&str] = &[
     "proxy_on_response_headers",
 ];
 
+/// Callbacks that idleguard wraps: its own export takes the place of the SDK's.
+const WRAPPED: &[(&str, &str)] = &[("idleguard_on_tick", "proxy_on_tick")];
+
 fn run(from: &str, to: &str) -> Result<usize, String> {
     let mut module = walrus::Module::from_file(from).map_err(|error| format!("{from}: {error:#}"))?;
+    for (own, name) in WRAPPED {
+        let find = |name: &str| module.exports.iter().find(|export| export.name == name).map(|export| export.id());
+        let (Some(own), Some(theirs)) = (find(own), find(name)) else {
+            return Err(format!("{from} does not export {own} and {name}"));
+        };
+        module.exports.delete(theirs);
+        module.exports.get_mut(own).name = (*name).to_owned();
+    }
     for used in USED {
         if !module.exports.iter().any(|export| export.name == *used) {
             return Err(format!("{from} does not export {used}"));

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 /// What every module needs.
 const KEPT: &[&str] = &["_initialize", "memory", "proxy_abi_version_0_2_1", "proxy_on_memory_allocate"];
 
-/// The callbacks that `src/callbacks.rs` exports under the prefix [`OURS`], and Envoy calls under [`ENVOYS`].
+/// The callbacks that `src/host/callbacks.rs` exports under the prefix [`OURS`], and Envoy calls under [`ENVOYS`].
 const CALLBACKS: &[&str] = &[
     "context_create",
     "configure",
@@ -36,7 +36,8 @@ fn run(from: &str, to: &str) -> Result<usize, String> {
         }
     }
     let is_used = |name: &str| KEPT.contains(&name) || callbacks.iter().any(|callback| callback == name);
-    if let Some(unknown) = module.exports.iter().find(|export| export.name.starts_with(OURS) && !is_used(&export.name)) {
+    if let Some(unknown) = module.exports.iter().find(|export| export.name.starts_with(OURS) && !is_used(&export.name))
+    {
         return Err(format!("{from} exports {}, which this tool does not know", unknown.name));
     }
     let unused: Vec<_> =

@@ -45,9 +45,7 @@ impl Root {
     /// A new request or connection; one that passes unseen while there is no configuration.
     fn stream(&self, context: u32) -> Stream {
         match &self.filter {
-            Some(Filter::Connection(root)) => {
-                Stream::Connection(ConnectionFilter::new(context, Some(Rc::clone(root))))
-            }
+            Some(Filter::Connection(root)) => Stream::Connection(ConnectionFilter::new(context, Some(Rc::clone(root)))),
             Some(Filter::Http(root)) => Stream::Http(HttpFilter::new(Some(Rc::clone(root)))),
             None => Stream::Http(HttpFilter::new(None)),
         }

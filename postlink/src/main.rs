@@ -36,7 +36,8 @@ fn run(from: &str, to: &str) -> Result<usize, String> {
         }
     }
     let is_used = |name: &str| KEPT.contains(&name) || callbacks.iter().any(|callback| callback == name);
-    if let Some(unknown) = module.exports.iter().find(|export| export.name.starts_with(OURS) && !is_used(&export.name)) {
+    if let Some(unknown) = module.exports.iter().find(|export| export.name.starts_with(OURS) && !is_used(&export.name))
+    {
         return Err(format!("{from} exports {}, which this tool does not know", unknown.name));
     }
     let unused: Vec<_> =

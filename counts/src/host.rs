@@ -124,7 +124,7 @@ impl Host {
 
     /// Lets time pass on the monotonic clock, which stands still otherwise.
     pub fn advance(&mut self, nanos: u64) {
-        self.nanos += nanos;
+        self.nanos = self.nanos.wrapping_add(nanos);
     }
 
     /// From now on calls go wrong; `None` ends that.

@@ -145,7 +145,8 @@ fn step(vm: &mut Vm, random: &mut Random) -> (String, Result<()>) {
             (format!("configure {id} ({size})"), done(vm.call("proxy_on_configure", (id, size))))
         }
         4..=6 => {
-            vm.host().advance(random.below(if random.one_in(30) { u64::MAX / 4 } else { 700_000_000 }));
+            let longest = if random.one_in(30) { u64::MAX / 4 } else { 700_000_000 };
+            vm.host().advance(random.below(longest));
             (format!("tick {id}"), vm.on_tick(id))
         }
         7 => {

@@ -31,7 +31,7 @@ use slab::Slab;
 use crate::connection::{CloseCause, Connection, ConnectionKey, Generation, Order, Phase};
 use crate::fence::{Fence, Steer};
 use crate::idle_list::{IdleList, Links};
-use crate::learner::{Evidence, Rules};
+use crate::learner::{Bracket, Evidence, Rules};
 use crate::learning::{Learning, News};
 use crate::metrics::{DestinationMetric, Tally};
 use crate::policy::{LbIdleTimeout, Policy};
@@ -256,6 +256,22 @@ impl Destination {
     /// What the log should tell now.
     pub fn take_news(&mut self, now: Timestamp) -> Vec<News> {
         self.learning.take_news(self.limit, self.learns(), now)
+    }
+
+    /// Whether an HTTP filter divides the pool, so that no request of a user's lands on the connections of one without a
+    /// generation, which are the probe's.
+    pub fn is_fenced(&self) -> bool {
+        self.is_guarded() && self.policies.len() > self.guards.len()
+    }
+
+    /// What probes have found so far.
+    pub fn bracket(&self) -> Bracket {
+        self.learning.bracket()
+    }
+
+    /// The probe found something out.
+    pub fn on_probed(&mut self, evidence: Evidence, now: Timestamp) {
+        self.observe(evidence, now);
     }
 
     /// The idle limit in force.

@@ -5,11 +5,10 @@ mod connection;
 pub(crate) mod contexts;
 mod destinations;
 mod http;
+mod probe;
 
 use std::rc::Rc;
 use std::time::Duration;
-
-use proxy_wasm::traits::{Context, RootContext};
 
 use crate::config::{self, Config};
 use crate::host;
@@ -19,7 +18,7 @@ use self::contexts::Stream;
 use self::http::{HttpFilter, HttpRoot};
 
 mod entry {
-    // Exports `_initialize`; the callbacks are those of `callbacks`.
+    // Exports `_initialize`; the callbacks are those of `host::callbacks`.
     proxy_wasm::main! {{}}
 }
 
@@ -67,11 +66,8 @@ impl Root {
         });
         Ok(())
     }
-}
 
-impl Context for Root {}
-
-impl RootContext for Root {
+    /// Returns whether the configuration is accepted.
     fn on_configure(&mut self, size: usize) -> bool {
         host::init_log();
         match self.configure(size) {
@@ -83,7 +79,8 @@ impl RootContext for Root {
         }
     }
 
-    fn on_tick(&mut self) {
+    /// Envoy may call back for new connections meanwhile.
+    fn on_tick(&self) {
         match &self.filter {
             Some(Filter::Connection(root)) => root.on_tick(),
             Some(Filter::Http(root)) => root.on_tick(),

@@ -1,4 +1,4 @@
-//! The host's serialized header map, read in place.
+//! The host's serialized header map, read in place; and the other way round.
 
 /// The names and values of a header map as the host hands it over: the number of pairs, the sizes of each name and value,
 /// then the bytes of each with a NUL behind (proxy-wasm ABI 0.2.1, `proxy_get_header_map_pairs`; little-endian `u32`).
@@ -25,6 +25,26 @@ pub fn pairs(bytes: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
         pairs.push((name, value));
     }
     Some(pairs)
+}
+
+/// The same for a map that the host is handed. Names and values are shorter than 4 GiB.
+///
+/// ```
+/// let bytes = idleguard::header_map::serialize(&[("a", "bc")]);
+/// assert_eq!(bytes, b"\x01\0\0\0\x01\0\0\0\x02\0\0\0a\0bc\0");
+/// ```
+pub fn serialize(pairs: &[(&str, &str)]) -> Vec<u8> {
+    let size = |length: usize| u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
+    let mut bytes = size(pairs.len()).to_vec();
+    for (name, value) in pairs {
+        bytes.extend_from_slice(&size(name.len()));
+        bytes.extend_from_slice(&size(value.len()));
+    }
+    for text in pairs.iter().flat_map(|(name, value)| [name, value]) {
+        bytes.extend_from_slice(text.as_bytes());
+        bytes.push(0);
+    }
+    bytes
 }
 
 fn split_u32(bytes: &[u8]) -> Option<(usize, &[u8])> {

@@ -1,4 +1,4 @@
-//! Every call to Envoy, and nothing else.
+//! Every call to Envoy and, in `callbacks`, from it; nothing else.
 //!
 //! The SDK's wrappers panic on statuses that they don't expect, unwrap UTF-8, and allocate for every property's path. A panic
 //! stops the filter for all traffic on its worker. So the calls that the filter needs are declared here, with
@@ -10,11 +10,14 @@
 //! [abi]: https://github.com/proxy-wasm/spec/tree/main/abi-versions/v0.2.1
 #![expect(unsafe_code, reason = "imports of the host, and the memory that it hands over; each use says why it holds")]
 
+mod callbacks;
+
 use std::cell::RefCell;
 use std::time::Duration;
 
 use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType, StreamType};
 
+use crate::header_map;
 use crate::metrics::Kind;
 use crate::time::Timestamp;
 
@@ -103,6 +106,18 @@ mod import {
             data: *const u8,
             size: usize,
             version: u32,
+        ) -> u32;
+        pub(super) fn proxy_http_call(
+            cluster: *const u8,
+            cluster_size: usize,
+            headers: *const u8,
+            headers_size: usize,
+            body: *const u8,
+            body_size: usize,
+            trailers: *const u8,
+            trailers_size: usize,
+            timeout: u32,
+            token: *mut u32,
         ) -> u32;
         pub(super) fn proxy_set_effective_context(context: u32) -> u32;
         pub(super) fn proxy_close_stream(stream: u32) -> u32;
@@ -421,6 +436,32 @@ pub(crate) fn enter(context: u32) -> Result<(), HostError> {
 pub(crate) fn close_connection() -> Result<(), HostError> {
     // SAFETY: no pointers.
     checked("proxy_close_stream", unsafe { import::proxy_close_stream(StreamType::Downstream as u32) })
+}
+
+// === requests of our own ===
+
+/// Sends a request without a body to `cluster`, for which Envoy waits for `timeout`. Its response is not handed over. Allowed
+/// in every callback. Envoy may open a connection before it returns, and calls back for it.
+pub(crate) fn send_request(cluster: &str, headers: &[(&str, &str)], timeout: Duration) -> Result<(), HostError> {
+    let headers = header_map::serialize(headers);
+    let no_trailers = 0_u32.to_le_bytes();
+    let timeout = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+    let mut token = 0;
+    // SAFETY: pointers and sizes are those of live slices, or null and 0; the out-pointer is live for the call.
+    checked("proxy_http_call", unsafe {
+        import::proxy_http_call(
+            cluster.as_ptr(),
+            cluster.len(),
+            headers.as_ptr(),
+            headers.len(),
+            std::ptr::null(),
+            0,
+            no_trailers.as_ptr(),
+            no_trailers.len(),
+            timeout,
+            &raw mut token,
+        )
+    })
 }
 
 // === timers and metrics ===

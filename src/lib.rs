@@ -41,8 +41,6 @@ pub mod turns;
 pub mod worker;
 
 #[cfg(target_arch = "wasm32")]
-mod callbacks;
-#[cfg(target_arch = "wasm32")]
 mod filter;
 #[cfg(target_arch = "wasm32")]
 mod host;

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::learner::{Bracket, Evidence};
+use crate::learner::{Bracket, Evidence, SHORTEST_AGE};
 use crate::time::Timestamp;
 
 /// The first gap: what the shortest timeouts in the field survive or don't.
@@ -90,11 +90,26 @@ impl Probing {
         true
     }
 
+    /// The request in flight got a connection of its own after all.
+    pub fn on_fresh(&mut self) {
+        if let State::Asking { gap } = &mut self.state {
+            *gap = None;
+        }
+    }
+
     /// The probe's connection was closed while it idled: no answer will come, and the next request opens another.
     pub fn on_closed(&mut self, now: Timestamp) -> Option<Evidence> {
         let State::Warm { since, .. } = self.state else { return None };
-        self.state = State::Asking { gap: Some(now.since(since)) };
+        let gap = now.since(since);
+        // Who closes behind every response can't be asked.
+        self.state = State::Asking { gap: Some(gap).filter(|gap| *gap >= SHORTEST_AGE) };
         self.on_answer(Answer::Failure, now)
+    }
+
+    /// The probe's connection is not its own: nothing more is to be asked on it, and nothing for a while.
+    pub fn on_disturbed(&mut self, now: Timestamp) {
+        self.suspect = None;
+        self.state = State::Cold { ask_at: now.after(DOWN_PAUSE) };
     }
 
     /// A request ended. Returns what that says.
@@ -237,6 +252,24 @@ mod tests {
             assert!(probing.bracket.is_narrow(), "{seconds}: {:?}", probing.bracket);
             assert!(probing.bracket.lower < timeout && probing.bracket.upper.unwrap() >= timeout);
         }
+    }
+
+    #[test]
+    fn a_close_behind_the_response_and_a_connection_of_another_say_nothing() {
+        let now = Timestamp::from_millis(1);
+        let mut probing = Probing::new(Bracket::default(), Duration::from_secs(3600), now);
+        assert!(probing.ask(now));
+        probing.on_answer(Answer::Response, now);
+        assert_eq!(probing.on_closed(now.after(Duration::from_millis(1))), None);
+        assert_eq!(probing.ask_at(), Some(now.after(DOWN_PAUSE + Duration::from_millis(1))));
+
+        let mut probing = Probing::new(Bracket::default(), Duration::from_secs(3600), now);
+        assert!(probing.ask(now));
+        probing.on_answer(Answer::Response, now);
+        let now = now.after(FIRST_GAP);
+        assert!(probing.ask(now));
+        probing.on_fresh();
+        assert_eq!(probing.on_answer(Answer::Response, now), None);
     }
 
     #[test]

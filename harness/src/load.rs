@@ -20,6 +20,7 @@ mod report;
 
 use std::{
     net::SocketAddr,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -118,6 +119,24 @@ impl Load {
 
     /// Sends for this long; requests in flight then are awaited. Runs on two threads of its own.
     pub async fn run(self, duration: Duration) -> Report {
+        self.run_while(duration, std::future::pending::<()>()).await.0
+    }
+
+    /// Sends until `work` is done, and at most for `longest`; `None` stands for work that was not done by then, and is given
+    /// up. Requests in flight are awaited. Runs on two threads of its own.
+    pub async fn run_while<T>(self, longest: Duration, work: impl Future<Output = T>) -> (Report, Option<T>) {
+        let (stop, stopped) = watch::channel(());
+        let end = End { at: Instant::now() + longest, stopped };
+        let mut load = pin!(self.start(end));
+        let done = tokio::select! {
+            report = &mut load => return (report, None),
+            done = work => done,
+        };
+        drop(stop);
+        (load.await, Some(done))
+    }
+
+    async fn start(self, end: End) -> Report {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         std::thread::Builder::new()
             .name("load".into())
@@ -125,16 +144,15 @@ impl Load {
                 let runtime =
                     runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
                 // Nobody may be waiting any more.
-                let _ = sender.send(runtime.block_on(self.send(duration)));
+                let _ = sender.send(runtime.block_on(self.send(end)));
             })
             .expect("a thread");
         receiver.await.expect("the load's thread has not panicked")
     }
 
-    async fn send(self, duration: Duration) -> Report {
+    async fn send(self, end: End) -> Report {
         let load = Arc::new(self);
         let begun = Instant::now();
-        let end = begun + duration;
         let mut report = match load.pattern {
             Pattern::Scattered { gap } => load.scattered(gap, end).await,
             Pattern::Bursts { gap } => load.bursts(gap, end).await,
@@ -143,18 +161,17 @@ impl Load {
         report
     }
 
-    async fn scattered(self: &Arc<Self>, gap: (Duration, Duration), end: Instant) -> Report {
+    async fn scattered(self: &Arc<Self>, gap: (Duration, Duration), end: End) -> Report {
         let clients = (0..self.clients).map(|index| {
+            let mut end = end.clone();
             let mut client = Client::new(self.clone());
             let mut random = fastrand::Rng::with_seed(self.seed.wrapping_mul(1_000_003).wrapping_add(index as u64));
             async move {
                 // Not all at once, not even at first.
-                sleep(between((Duration::ZERO, gap.1), &mut random)).await;
-                while Instant::now() < end {
+                let mut goes_on = end.pause(between((Duration::ZERO, gap.1), &mut random)).await;
+                while goes_on {
                     client.exchange().await;
-                    if !pause(between(gap, &mut random), end).await {
-                        break;
-                    }
+                    goes_on = end.pause(between(gap, &mut random)).await;
                 }
                 client.report
             }
@@ -162,7 +179,7 @@ impl Load {
         collect(clients.collect()).await
     }
 
-    async fn bursts(self: &Arc<Self>, gap: (Duration, Duration), end: Instant) -> Report {
+    async fn bursts(self: &Arc<Self>, gap: (Duration, Duration), mut end: End) -> Report {
         let start = watch::Sender::new(0_u64);
         let finish = Arc::new(Barrier::new(self.clients + 1));
         let clients = (0..self.clients).map(|_| {
@@ -178,12 +195,11 @@ impl Load {
         });
         let running = tokio::spawn(collect(clients.collect()));
         let mut random = fastrand::Rng::with_seed(self.seed);
-        while Instant::now() < end {
+        let mut goes_on = true;
+        while goes_on {
             start.send_modify(|burst| *burst += 1);
             finish.wait().await;
-            if !pause(between(gap, &mut random), end).await {
-                break;
-            }
+            goes_on = end.pause(between(gap, &mut random)).await;
         }
         drop(start);
         running.await.expect("no client panics")
@@ -198,13 +214,25 @@ async fn collect(mut clients: JoinSet<Report>) -> Report {
     report
 }
 
-/// False, at once, if the end comes first.
-async fn pause(gap: Duration, end: Instant) -> bool {
-    let in_time = Instant::now() + gap < end;
-    if in_time {
-        sleep(gap).await;
+/// When to stop sending.
+#[derive(Debug, Clone)]
+struct End {
+    at: Instant,
+    /// Stops earlier when its sender is dropped.
+    stopped: watch::Receiver<()>,
+}
+
+impl End {
+    /// False, at once, if the end comes first.
+    async fn pause(&mut self, gap: Duration) -> bool {
+        if Instant::now() + gap >= self.at {
+            return false;
+        }
+        tokio::select! {
+            () = sleep(gap) => true,
+            _ = self.stopped.changed() => false,
+        }
     }
-    in_time
 }
 
 fn between((least, most): (Duration, Duration), random: &mut fastrand::Rng) -> Duration {

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 /// What every module needs.
 const KEPT: &[&str] = &["_initialize", "memory", "proxy_abi_version_0_2_1", "proxy_on_memory_allocate"];
 
-/// The callbacks that `src/callbacks.rs` exports under the prefix [`OURS`], and Envoy calls under [`ENVOYS`].
+/// The callbacks that `src/host/callbacks.rs` exports under the prefix [`OURS`], and Envoy calls under [`ENVOYS`].
 const CALLBACKS: &[&str] = &[
     "context_create",
     "configure",

@@ -17,6 +17,7 @@ use crate::time::Timestamp;
 use crate::worker::DestinationId;
 
 use super::destinations::{self, with_destination, with_worker};
+use super::probe::Prober;
 
 /// The address by which the pool reached the internal listener; it names one of the cluster's endpoints.
 const ENDPOINT: &[u8] = b"destination\0address";
@@ -34,7 +35,10 @@ pub(super) struct ConnectionRoot {
     destination: Option<DestinationId>,
     /// Where workers exchange what they learnt.
     shared_key: Vec<u8>,
+    /// Where they keep what the log was told.
+    told_key: Vec<u8>,
     exchanged_at: Cell<Timestamp>,
+    prober: Option<Prober>,
     /// The limit, the timeout and the tick period that Envoy knows.
     told: Cell<(Duration, Option<Duration>, Duration)>,
 }
@@ -43,8 +47,10 @@ impl ConnectionRoot {
     pub(super) fn new(id: u32, config: ConnectionConfig) -> Self {
         let destination = destinations::register(id, &config.destination, &config.policy, true);
         let shared_key = [b"idleguard.learner.", config.destination.as_bytes()].concat();
+        let told_key = [b"idleguard.told.", config.destination.as_bytes()].concat();
+        let prober = destination.and_then(|id| Prober::new(id, &config.destination, &config.policy));
         let (exchanged_at, told) = Default::default();
-        let root = Self { id, config, destination, shared_key, exchanged_at, told };
+        let root = Self { id, config, destination, shared_key, told_key, exchanged_at, prober, told };
         root.share();
         root
     }
@@ -66,20 +72,31 @@ impl ConnectionRoot {
             });
             closed.unwrap_or_else(host::report);
         }
-        if entered {
+        let asking = self.prober.as_ref().filter(|prober| prober.on_tick(now));
+        if entered || self.prober.is_some() {
             host::enter(self.id).unwrap_or_else(host::report);
         }
         if now.since(self.exchanged_at.get()) >= EXCHANGE_PERIOD {
             self.exchanged_at.set(now);
             self.share();
+            if let Some(prober) = &self.prober {
+                prober.take_turn(now);
+            }
             for news in with_destination(id, |destination| destination.take_news(now)).unwrap_or_default() {
                 match news {
-                    News::Verdict(_) => log::info!("{}: {news}", self.config.destination),
+                    News::Verdict(verdict) => {
+                        if destinations::is_first_to_tell(&self.told_key, &verdict.to_tell()) {
+                            log::info!("{}: {news}", self.config.destination);
+                        }
+                    }
                     News::StaleFailures { .. } => log::warn!("{}: {news}", self.config.destination),
                 }
             }
         }
         destinations::report_counts();
+        if let Some(prober) = asking {
+            prober.send();
+        }
     }
 
     /// Exchanges what was learnt with the other workers, and tells Envoy what follows.
@@ -116,24 +133,34 @@ pub(super) struct ConnectionFilter {
     framing: Framing,
     /// Whether a response told the pool that the connection will be closed.
     is_leaving: bool,
+    /// Whether it is the probe's: then the destination doesn't know of it.
+    is_probe: bool,
 }
 
 impl ConnectionFilter {
     pub(super) fn new(context: u32, root: Option<Rc<ConnectionRoot>>) -> Self {
-        Self { context, root, key: None, framing: Framing::new(), is_leaving: false }
+        Self { context, root, key: None, framing: Framing::new(), is_leaving: false, is_probe: false }
+    }
+
+    /// Follows the bytes of the probe's connection. A response that ends with its connection is over when that is closed.
+    fn on_probe_data(&mut self, prober: &Prober, direction: Direction, size: usize) {
+        let now = host::now();
+        let progress = self.framing.advance(direction, size as u64, |start, max| fetch(direction, start, max));
+        if progress.requests_started > 0 {
+            prober.on_request(self.context, now);
+        }
+        if progress.responses_completed > 0 {
+            prober.on_response(self.context, now);
+        }
     }
 
     fn on_data(&mut self, direction: Direction, size: usize, end: bool) {
+        if let Some(root) = self.root.clone().filter(|_| self.is_probe) {
+            return root.prober.iter().for_each(|prober| self.on_probe_data(prober, direction, size));
+        }
         let Some((root, id, key)) = self.tracked() else { return };
         let now = host::now();
-        let buffer = match direction {
-            Direction::Request => BufferType::DownstreamData,
-            Direction::Response => BufferType::UpstreamData,
-        };
-        let fetch = |start: u64, max: u64| {
-            let (start, max) = (usize::try_from(start).ok()?, usize::try_from(max).ok()?);
-            host::buffer(buffer, start, max).map_err(host::report).ok()
-        };
+        let fetch = |start: u64, max: u64| fetch(direction, start, max);
         let begins_response = direction == Direction::Response && self.framing.awaits_response();
         let mut progress = self.framing.advance(direction, size as u64, fetch);
         if end {
@@ -180,10 +207,28 @@ impl ConnectionFilter {
         }
     }
 
+    /// The probe's connection has ended, if this is it.
+    fn end_probe(&mut self) {
+        let prober = self.root.as_ref().and_then(|root| root.prober.as_ref());
+        if let Some(prober) = prober.filter(|_| self.is_probe) {
+            prober.on_closed(self.context, host::now());
+        }
+    }
+
     fn tracked(&self) -> Option<(Rc<ConnectionRoot>, DestinationId, ConnectionKey)> {
         let root = self.root.as_ref()?;
         Some((Rc::clone(root), root.destination?, self.key?))
     }
+}
+
+/// Bytes of the event at hand.
+fn fetch(direction: Direction, start: u64, max: u64) -> Option<Vec<u8>> {
+    let buffer = match direction {
+        Direction::Request => BufferType::DownstreamData,
+        Direction::Response => BufferType::UpstreamData,
+    };
+    let (start, max) = (usize::try_from(start).ok()?, usize::try_from(max).ok()?);
+    host::buffer(buffer, start, max).map_err(host::report).ok()
 }
 
 /// Adds `connection: close` to the response that begins with the `size` bytes at hand, if it can.
@@ -204,6 +249,10 @@ impl StreamContext for ConnectionFilter {
     fn on_new_connection(&mut self) -> Action {
         let Some(root) = &self.root else { return Action::Continue };
         let Some(id) = root.destination else { return Action::Continue };
+        self.is_probe = root.prober.as_ref().is_some_and(|prober| prober.on_opened(self.context));
+        if self.is_probe {
+            return Action::Continue;
+        }
         let now = host::now();
         let endpoint = host::property(ENDPOINT).map_err(host::report).ok().flatten().unwrap_or_default();
         let (policy, most) = (&root.config.policy, root.config.max_tracked);
@@ -222,6 +271,7 @@ impl StreamContext for ConnectionFilter {
     }
 
     fn on_downstream_close(&mut self, peer: PeerType) {
+        self.end_probe();
         let Some((_, id, key)) = self.tracked() else { return };
         self.key = None;
         let now = host::now();
@@ -240,6 +290,7 @@ impl StreamContext for ConnectionFilter {
 
 impl Drop for ConnectionFilter {
     fn drop(&mut self) {
+        self.end_probe();
         // Envoy ended the stream without a close callback (a listener that drains, say).
         if let Some((_, id, key)) = self.tracked() {
             with_destination(id, |destination| destination.on_closed(key));

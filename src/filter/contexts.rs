@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
-use proxy_wasm::traits::{Context, HttpContext, RootContext, StreamContext};
+use proxy_wasm::traits::{Context, HttpContext, StreamContext};
 use proxy_wasm::types::{Action, PeerType};
 
 use super::Root;
@@ -40,9 +40,8 @@ fn with_contexts<T>(act: impl FnOnce(&mut Contexts) -> T) -> Option<T> {
     CONTEXTS.with(|contexts| contexts.try_borrow_mut().ok().map(|mut contexts| act(&mut contexts)))
 }
 
-fn with_root<T>(id: u32, act: impl FnOnce(&mut Root) -> T) -> Option<T> {
-    let root = with_contexts(|contexts| contexts.roots.get(&id).cloned()).flatten()?;
-    root.try_borrow_mut().ok().map(|mut root| act(&mut root))
+fn root(id: u32) -> Option<Shared<Root>> {
+    with_contexts(|contexts| contexts.roots.get(&id).cloned()).flatten()
 }
 
 fn with_stream<T>(id: u32, act: impl FnOnce(&mut Stream) -> T) -> Option<T> {
@@ -72,18 +71,24 @@ pub(crate) fn create(id: u32, parent: u32) {
         let root = Rc::new(RefCell::new(Root::new(id)));
         (with_contexts(|contexts| contexts.roots.insert(id, root)).flatten(), None)
     } else {
-        let stream = with_root(parent, |root| root.stream(id)).map(|stream| Rc::new(RefCell::new(stream)));
+        let stream = root(parent).and_then(|root| Some(root.try_borrow().ok()?.stream(id)));
+        let stream = stream.map(|stream| Rc::new(RefCell::new(stream)));
         (None, with_contexts(|contexts| contexts.streams.insert(id, stream?)).flatten())
     };
     drop(replaced); // no borrow is held now: whoever is dropped tells the worker, and Envoy
 }
 
 pub(crate) fn on_configure(id: u32, size: usize) -> bool {
-    with_root(id, |root| root.on_configure(size)).unwrap_or(false)
+    let configure = |root: Shared<Root>| Some(root.try_borrow_mut().ok()?.on_configure(size));
+    root(id).and_then(configure).unwrap_or(false)
 }
 
 pub(crate) fn on_tick(id: u32) {
-    with_root(id, RootContext::on_tick);
+    if let Some(root) = root(id)
+        && let Ok(root) = root.try_borrow()
+    {
+        root.on_tick(); // a connection opened in it is one of this root's: both only read it
+    }
 }
 
 /// Whether the context may be deleted now.

@@ -4,8 +4,10 @@ use std::cell::{Cell, RefCell};
 
 use crate::destination::Destination;
 use crate::host::{self, MetricId};
+use crate::learner::Told;
 use crate::metrics::{DestinationMetric, Kind};
 use crate::policy::Policy;
+use crate::shared;
 use crate::time::millis;
 use crate::worker::{DestinationId, MAX_DESTINATIONS, MAX_NAME, Worker};
 
@@ -111,6 +113,18 @@ pub(super) fn exchange_knowledge(id: DestinationId, key: &[u8]) {
         }
     });
     exchanged.unwrap_or_else(host::report);
+}
+
+/// Whether this worker is the first to tell the log `news`; what was told is stored under `key`.
+pub(super) fn is_first_to_tell(key: &[u8], news: &Told) -> bool {
+    let first = host::shared_data(key).and_then(|(told, version)| match shared::tell(&told, news) {
+        Some(own) => host::set_shared_data(key, &own, version),
+        None => Ok(false),
+    });
+    first.unwrap_or_else(|error| {
+        host::report(error);
+        true // better twice than never
+    })
 }
 
 /// Tells Envoy what this worker has counted at all destinations.

@@ -10,6 +10,7 @@ mod learns_the_timeout;
 mod lifetimes;
 mod no_stale_reuse;
 mod plain_tcp;
+mod probes;
 mod race;
 mod raw;
 #[path = "../reference/mod.rs"]

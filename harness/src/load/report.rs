@@ -1,6 +1,10 @@
 //! What became of the requests.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    time::{Duration, Instant},
+};
 
 /// Examples kept of each kind of failure.
 const EXAMPLES: usize = 3;
@@ -66,6 +70,8 @@ pub struct Report {
     pub elapsed: Duration,
     /// From sending to the end of the response, of the successful ones.
     latencies: Vec<Duration>,
+    /// When the others failed.
+    failed_at: Vec<Instant>,
 }
 
 impl Report {
@@ -77,6 +83,7 @@ impl Report {
 
     pub(super) fn fail(&mut self, example: Example) {
         self.requests += 1;
+        self.failed_at.push(Instant::now());
         *self.failures.entry(example.failure).or_default() += 1;
         self.keep(example);
     }
@@ -93,6 +100,7 @@ impl Report {
         self.ok += other.ok;
         self.connections += other.connections;
         self.latencies.extend(other.latencies);
+        self.failed_at.extend(other.failed_at);
         for (failure, count) in other.failures {
             *self.failures.entry(failure).or_default() += count;
         }
@@ -102,6 +110,11 @@ impl Report {
     /// How many requests failed.
     pub fn failed(&self) -> u64 {
         self.failures.values().sum()
+    }
+
+    /// How many requests failed from `begin` on and before `end`.
+    pub fn failed_between(&self, begin: Instant, end: Instant) -> usize {
+        self.failed_at.iter().filter(|at| (begin..end).contains(*at)).count()
     }
 
     /// How many requests failed in this way.

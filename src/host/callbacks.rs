@@ -1,9 +1,6 @@
 //! The callbacks that the module exports, under names of its own: `idleguard_on_tick` becomes `proxy_on_tick` when the module is
 //! finished (`postlink`), in the place of the SDK's, which panics for a context that it doesn't know.
-#![expect(
-    unsafe_code,
-    reason = "an exported name is unsafe because it could clash with another; these begin with ours"
-)]
+//! An exported name counts as unsafe because it could clash with another; these begin with ours.
 
 use proxy_wasm::types::{Action, PeerType};
 

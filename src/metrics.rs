@@ -46,6 +46,8 @@ metrics! {
     DestinationMetric {
         /// Connections that the pool opened.
         ConnectionsOpened = "connections_opened", Counter;
+        /// Connections that pass unseen: the worker tracks as many as it may.
+        ConnectionsUnguarded = "connections_unguarded", Counter;
         /// Connections that idleguard closed because they had been idle for too long.
         ConnectionsClosedIdle = "connections_closed_idle", Counter;
         /// Connections that idleguard closed because they were too old.

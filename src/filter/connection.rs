@@ -255,7 +255,8 @@ impl StreamContext for ConnectionFilter {
         }
         let now = host::now();
         let endpoint = host::property(ENDPOINT).map_err(host::report).ok().flatten().unwrap_or_default();
-        self.key = with_worker(|worker| worker.open(id, self.context, &endpoint, &root.config.policy, now)).flatten();
+        let (policy, most) = (&root.config.policy, root.config.max_tracked);
+        self.key = with_worker(|worker| worker.open(id, self.context, &endpoint, policy, most, now)).flatten();
         Action::Continue
     }
 

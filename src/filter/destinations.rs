@@ -1,6 +1,6 @@
 //! The worker that both filters share, and its metrics in Envoy.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use crate::destination::Destination;
 use crate::host::{self, MetricId};
@@ -9,12 +9,13 @@ use crate::metrics::{DestinationMetric, Kind};
 use crate::policy::Policy;
 use crate::shared;
 use crate::time::millis;
-use crate::worker::{DestinationId, Worker};
+use crate::worker::{DestinationId, MAX_DESTINATIONS, MAX_NAME, Worker};
 
 type Metrics = Vec<(DestinationMetric, MetricId)>;
 
 thread_local! {
     static WORKER: RefCell<Worker> = RefCell::new(Worker::new(host::random()));
+    static HAS_WARNED_OF_NUMBER: Cell<bool> = const { Cell::new(false) };
     /// By destination: what a worker counts, under the ids that Envoy gave.
     static METRICS: RefCell<Vec<(DestinationId, Metrics)>> = const { RefCell::new(Vec::new()) };
 }
@@ -39,11 +40,20 @@ pub(super) fn with_destination<T>(id: DestinationId, act: impl FnOnce(&mut Desti
 /// Registers what the filter with root context `root` wants for the destination called `name`.
 pub(super) fn register(root: u32, name: &str, policy: &Policy, is_guard: bool) -> Option<DestinationId> {
     let now = host::now();
-    let (id, is_new, differing) = with_worker(|worker| {
-        let (id, is_new) = worker.destination(name, now);
+    let registered = with_worker(|worker| {
+        let (id, is_new) = worker.destination(name, now)?;
         let differing = worker.get(id).map(|destination| destination.add_policy(root, policy.clone(), is_guard, now));
-        (id, is_new, differing.unwrap_or_default())
+        Some((id, is_new, differing.unwrap_or_default()))
     })?;
+    let Some((id, is_new, differing)) = registered else {
+        if !HAS_WARNED_OF_NUMBER.replace(true) {
+            log::warn!(
+                "there are {MAX_DESTINATIONS} destinations already, or a cluster's name is longer than {MAX_NAME} bytes: \
+                 further ones are left alone"
+            );
+        }
+        return None;
+    };
     for key in differing {
         log::warn!("{name}: the filters' policies differ in {key}; the lower idle limit holds for both");
     }

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
@@ -19,6 +20,7 @@ use crate::metrics::ClientIpMetric;
 use crate::policy::{Policy, RetryStale};
 use crate::worker::DestinationId;
 
+use super::contexts;
 use super::destinations::{self, with_destination, with_worker};
 
 /// The route's cluster.
@@ -45,7 +47,7 @@ pub(super) struct HttpRoot {
     id: u32,
     config: Box<HttpConfig>,
     /// The clusters with a policy: those that have one of their own, and those that requests were routed to.
-    destinations: RefCell<HashMap<Vec<u8>, Routed>>,
+    destinations: RefCell<HashMap<Vec<u8>, Routed, BuildHasherDefault<contexts::IdHasher>>>,
     /// The cluster that was asked for last, and the answer: mostly it is asked for again.
     latest: RefCell<(Vec<u8>, Option<Routed>)>,
     /// The property that holds the true peer.
@@ -121,10 +123,9 @@ impl HttpRoot {
     fn rewrite(&self, rules: &ClientIp, headers: Option<&[(&[u8], &[u8])]>) -> ControlFlow<()> {
         let Some(headers) = headers else {
             // Fail closed: what can't be looked at is not let through.
-            for name in rules.removals() {
-                host::remove_request_header(name.as_bytes()).unwrap_or_else(host::report);
-            }
-            return ControlFlow::Continue(());
+            let removed =
+                rules.removals().all(|name| host::remove_request_header(name.as_bytes()).map_err(host::report).is_ok());
+            return if removed { ControlFlow::Continue(()) } else { refuse() };
         };
         let resolution = rules.resolve(self.peer(), headers);
         self.client_ip.count(resolution.outcome, resolution.rejected);
@@ -139,11 +140,17 @@ impl HttpRoot {
             };
         }
         for edit in &resolution.edits {
-            let edited = match edit {
-                Edit::Remove { name } => host::remove_request_header(name),
-                Edit::Replace { name, value } => host::replace_request_header(name.as_bytes(), value),
+            let (name, edited) = match edit {
+                Edit::Remove { name } => (*name, host::remove_request_header(name)),
+                Edit::Replace { name, value } => {
+                    (name.as_bytes(), host::replace_request_header(name.as_bytes(), value))
+                }
             };
-            edited.unwrap_or_else(host::report);
+            let Err(error) = edited else { continue };
+            host::report(error);
+            if !withhold(name, headers) {
+                return refuse();
+            }
         }
         if let Some(client) = resolution.client {
             host::set_property(CLIENT_IP, Text::new(client).as_bytes()).unwrap_or_else(host::report);
@@ -251,6 +258,26 @@ impl HttpFilter {
             host::add_request_header(b"x-envoy-retry-on", b"reset").unwrap_or_else(host::report);
         }
     }
+}
+
+/// Keeps what a client may have written in a header that could not be edited from the application, if the host does
+/// anything at all. Returns whether it did.
+fn withhold(name: &[u8], headers: &[(&[u8], &[u8])]) -> bool {
+    let mut present = headers.iter().filter(|(present, _)| present.eq_ignore_ascii_case(name));
+    let is_removed = || host::remove_request_header(name).map_err(host::report).is_ok();
+    match (present.next(), present.next()) {
+        (None, _) => true,
+        // An empty value in place of the first one; more can only be removed.
+        (Some(_), None) => is_removed() || host::replace_request_header(name, b"").map_err(host::report).is_ok(),
+        _ => is_removed(),
+    }
+}
+
+/// Answers a request whose headers can't be made safe. If even that fails, the request stays where it is.
+fn refuse() -> ControlFlow<()> {
+    let body = "the client-address headers could not be rewritten\n";
+    host::respond(500, "idleguard_host_failure", body).unwrap_or_else(host::report);
+    ControlFlow::Break(())
 }
 
 /// Methods that may be sent twice (RFC 9110 §9.2.2).

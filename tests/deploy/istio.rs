@@ -76,7 +76,11 @@ pub(crate) fn apply_envoy_filter(xds: &mut Resources, filter: &Value, context: &
             ("NETWORK_FILTER", "MERGE") => {
                 let wanted = text(selector, "/listener/filterChain/filter/name")?;
                 let filters = xds.listeners.iter_mut().flat_map(network_filters).flatten();
-                filters.filter(|filter| filter["name"] == wanted).map(|filter| merge(filter, value)).count()
+                let merged = filters.filter(|filter| filter["name"] == wanted).map(|filter| {
+                    merge(filter, value);
+                    1
+                });
+                merged.sum()
             }
             ("HTTP_FILTER", "INSERT_BEFORE") => {
                 let wanted = text(selector, "/listener/filterChain/filter/subFilter/name")?;

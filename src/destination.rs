@@ -797,6 +797,11 @@ impl Destination {
         self.connections.len()
     }
 
+    /// Whether there is something for [`Tally::take`] or [`take_gauges`](Self::take_gauges).
+    pub fn has_counted(&self) -> bool {
+        self.reported != (self.open, self.idle) || !self.tally.is_empty()
+    }
+
     /// The changes of [`DestinationMetric::ConnectionsActive`] and [`DestinationMetric::ConnectionsIdle`] since the last call.
     pub fn take_gauges(&mut self) -> (i64, i64) {
         let (open, idle) = std::mem::replace(&mut self.reported, (self.open, self.idle));

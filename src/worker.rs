@@ -16,8 +16,19 @@ pub const MAX_DESTINATIONS: usize = 1_000;
 pub const MAX_NAME: usize = 256;
 
 /// Names a destination on its worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DestinationId(usize);
+
+impl DestinationId {
+    /// The one that was created after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+/// The values of counters and histograms, by metric.
+pub type Values = Vec<(DestinationMetric, u64)>;
 
 /// Everything that one worker knows.
 #[derive(Debug)]
@@ -61,6 +72,14 @@ impl Worker {
     /// All destinations.
     pub fn destinations(&mut self) -> impl Iterator<Item = (DestinationId, &mut Destination)> {
         self.destinations.iter_mut().enumerate().map(|(index, destination)| (DestinationId(index), destination))
+    }
+
+    /// What has been counted since the last call at the first destination from `from` on where anything has: the values, and
+    /// the changes of the gauges of open and of idle connections.
+    pub fn take_counts(&mut self, from: DestinationId) -> Option<(DestinationId, Values, (i64, i64))> {
+        let rest = self.destinations.iter_mut().enumerate().skip(from.0);
+        let (at, destination) = rest.into_iter().find(|(_, destination)| destination.has_counted())?;
+        Some((DestinationId(at), destination.tally.take(), destination.take_gauges()))
     }
 
     /// Something other than a new connection happens: whoever opened one has done so.

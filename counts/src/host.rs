@@ -71,6 +71,7 @@ pub struct Host {
     responses: Vec<u32>,
     calls: BTreeMap<&'static str, u64>,
     buffer_bytes: u64,
+    crossed: u64,
 }
 
 impl Host {
@@ -156,8 +157,18 @@ impl Host {
         &self.calls
     }
 
+    /// Bytes that crossed the border since calls were last forgotten.
+    pub(crate) fn crossed(&self) -> u64 {
+        self.crossed
+    }
+
+    pub(crate) fn cross(&mut self, bytes: usize) {
+        self.crossed += bytes as u64;
+    }
+
     pub(crate) fn forget_calls(&mut self) {
         self.calls.clear();
+        self.crossed = 0;
     }
 
     // === What the imports do ===

@@ -19,10 +19,12 @@ fn memory(vm: &mut Vm<'_>) -> Result<wasmtime::Memory> {
 fn read(vm: &mut Vm<'_>, at: u32, size: u32) -> Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(size)?];
     memory(vm)?.read(&*vm, usize::try_from(at)?, &mut bytes)?;
+    vm.data_mut().cross(bytes.len());
     Ok(bytes)
 }
 
 fn write(vm: &mut Vm<'_>, at: u32, bytes: &[u8]) -> Result<()> {
+    vm.data_mut().cross(bytes.len());
     Ok(memory(vm)?.write(vm, usize::try_from(at)?, bytes)?)
 }
 

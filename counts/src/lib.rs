@@ -19,8 +19,10 @@
 //! # }
 //! ```
 
+pub mod baseline;
 mod host;
 mod imports;
+pub mod scenarios;
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -43,6 +45,8 @@ pub struct Cost {
     pub instructions: u64,
     /// How often each import was called.
     pub calls_by_name: BTreeMap<&'static str, u64>,
+    /// Bytes copied into the VM and out of it, statuses and pointers included.
+    pub bytes: u64,
 }
 
 impl Cost {
@@ -189,6 +193,7 @@ impl Vm {
         let before = self.store.get_fuel()?;
         run(self)?;
         let instructions = before - self.store.get_fuel()?;
-        Ok(Cost { instructions, calls_by_name: self.host().calls().clone() })
+        let (calls_by_name, bytes) = (self.host().calls().clone(), self.host().crossed());
+        Ok(Cost { instructions, calls_by_name, bytes })
     }
 }

@@ -34,7 +34,7 @@ use std::net::IpAddr;
 use crate::address::{Bits, Blocks, Cidr, Element, Text, parse_address, parse_endpoint, trim_blanks};
 use crate::config::{ConfigError, JsonText, Section};
 use crate::forwarded::{XForwardedFor, forwarded, is_blank, x_forwarded_for};
-use crate::header_map::equal;
+use crate::header_map::{Few, equal};
 
 /// Who is on the other end of the connection that the request came by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -557,9 +557,9 @@ impl Headers {
     }
 
     /// The lines under any of the names, those of one spelling side by side in order of arrival.
-    fn lines<'a>(&self, headers: &[(&'a [u8], &'a [u8])]) -> Vec<Line<'a>> {
+    fn lines<'a>(&self, headers: &[(&'a [u8], &'a [u8])]) -> Few<Line<'a>> {
         let line = |(name, value): &(&'a [u8], &'a [u8])| Some(Line { header: self.find(name)?, name, value });
-        let lines: Vec<_> = headers.iter().filter_map(line).collect();
+        let lines: Few<_> = headers.iter().filter_map(line).collect();
         if lines.len() < 2 {
             return lines;
         }

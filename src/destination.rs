@@ -759,9 +759,9 @@ impl Destination {
 
     /// The sentinel, if it has been watched for long enough.
     fn sentinel_given_up(&mut self, now: Timestamp) -> Option<Due> {
-        let longest = self.policies.iter().map(|(_, policy)| policy.sentinel_max).min()?;
         let key = self.sentinel?;
         let Phase::Sentinel { since } = self.get(key)?.phase else { return None };
+        let longest = self.policies.iter().map(|(_, policy)| policy.sentinel_max).min()?;
         if now.since(since) < longest {
             return None;
         }

@@ -1,5 +1,10 @@
 //! The host's serialized header map, read in place; and the other way round.
 
+use smallvec::SmallVec;
+
+/// Mostly so few that they need no memory of their own.
+pub type Few<T> = SmallVec<[T; 4]>;
+
 /// The names and values of a header map as the host hands it over: the number of pairs, the sizes of each name and value,
 /// then the bytes of each with a NUL behind (proxy-wasm ABI 0.2.1, `proxy_get_header_map_pairs`; little-endian `u32`).
 /// `None` if the bytes are no such map.
@@ -9,19 +14,19 @@
 /// assert_eq!(idleguard::header_map::pairs(bytes), Some(vec![(&b"a"[..], &b"bc"[..])]));
 /// ```
 pub fn pairs(bytes: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
-    pairs_where(bytes, |_, _| true)
+    pairs_where(bytes, |_, _| true).map(Few::into_vec)
 }
 
 /// The same, of the pairs whose name has a length and a first byte that are `wanted` (0 for an empty name). A request has
 /// twenty headers, and few of them matter.
-pub fn pairs_where(bytes: &[u8], wanted: impl Fn(usize, u8) -> bool) -> Option<Vec<(&[u8], &[u8])>> {
+pub fn pairs_where(bytes: &[u8], wanted: impl Fn(usize, u8) -> bool) -> Option<Few<(&[u8], &[u8])>> {
     if bytes.is_empty() {
-        return Some(Vec::new());
+        return Some(Few::new());
     }
     let (count, rest) = bytes.split_first_chunk::<4>()?;
     let count = usize::try_from(u32::from_le_bytes(*count)).ok()?;
     let (sizes, texts) = rest.split_at_checked(count.checked_mul(8)?)?;
-    let mut pairs = Vec::with_capacity(8);
+    let mut pairs = Few::new();
     let mut texts = texts;
     for [a, b, c, d, e, f, g, h] in sizes.as_chunks().0 {
         let name_size = usize::try_from(u32::from_le_bytes([*a, *b, *c, *d])).ok()?;
@@ -100,7 +105,7 @@ mod tests {
         assert_eq!(pairs(b"\xff\xff\xff\xff"), None);
         assert_eq!(pairs(b""), Some(vec![]));
         assert_eq!(pairs(b"\x01\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff"), None);
-        let cd = Some(vec![(&b"cd"[..], &b""[..])]);
+        let cd = Some(smallvec::smallvec![(&b"cd"[..], &b""[..])]);
         assert_eq!(pairs_where(whole, |size, _| size == 2), cd);
         assert_eq!(pairs_where(whole, |_, first| first == b'c'), cd);
         assert_eq!(pairs_where(&whole[..whole.len() - 1], |_, _| false), None, "what is not wanted must be there, too");

@@ -77,9 +77,14 @@ impl Worker {
     /// What has been counted since the last call at the first destination from `from` on where anything has: the values, and
     /// the changes of the gauges of open and of idle connections.
     pub fn take_counts(&mut self, from: DestinationId) -> Option<(DestinationId, Values, (i64, i64))> {
-        let rest = self.destinations.iter_mut().enumerate().skip(from.0);
-        let (at, destination) = rest.into_iter().find(|(_, destination)| destination.has_counted())?;
-        Some((DestinationId(at), destination.tally.take(), destination.take_gauges()))
+        let mut at = from;
+        while let Some(destination) = self.destinations.get_mut(at.0) {
+            if destination.has_counted() {
+                return Some((at, destination.tally.take(), destination.take_gauges()));
+            }
+            at = at.next();
+        }
+        None
     }
 
     /// Something other than a new connection happens: whoever opened one has done so.

@@ -14,7 +14,7 @@ use crate::framing::{Direction, Framing, Protocol, STATUS_LINE_MAX, told_to_clos
 use crate::host;
 use crate::learning::News;
 use crate::time::Timestamp;
-use crate::worker::DestinationId;
+use crate::worker::{DestinationId, Worker};
 
 use super::destinations::{self, with_destination, with_worker};
 use super::probe::Prober;
@@ -37,7 +37,7 @@ pub(super) struct ConnectionRoot {
     shared_key: Vec<u8>,
     /// Where they keep what the log was told.
     told_key: Vec<u8>,
-    exchanged_at: Cell<Timestamp>,
+    exchange_at: Cell<Timestamp>,
     prober: Option<Prober>,
     /// The limit, the timeout and the tick period that Envoy knows.
     told: Cell<(Duration, Option<Duration>, Duration)>,
@@ -49,17 +49,20 @@ impl ConnectionRoot {
         let shared_key = [b"idleguard.learner.", config.destination.as_bytes()].concat();
         let told_key = [b"idleguard.told.", config.destination.as_bytes()].concat();
         let prober = destination.and_then(|id| Prober::new(id, &config.destination, &config.policy));
-        let (exchanged_at, told) = Default::default();
-        let root = Self { id, config, destination, shared_key, told_key, exchanged_at, prober, told };
+        let (exchange_at, told) = Default::default();
+        let root = Self { id, config, destination, shared_key, told_key, exchange_at, prober, told };
         root.share();
         root
     }
 
     pub(super) fn on_tick(&self) {
         let now = host::now();
-        with_worker(|worker| worker.on_event());
         let Some(id) = self.destination else { return };
-        let due = with_destination(id, |destination| destination.tick(now)).unwrap_or_default();
+        let tick = |worker: &mut Worker| {
+            worker.on_event();
+            worker.get(id).map(|destination| destination.tick(now))
+        };
+        let due = with_worker(tick).flatten().unwrap_or_default();
         let entered = !due.is_empty();
         for due in due {
             let closed = host::enter(due.key.context).and_then(|()| {
@@ -76,8 +79,8 @@ impl ConnectionRoot {
         if entered || self.prober.is_some() {
             host::enter(self.id).unwrap_or_else(host::report);
         }
-        if now.since(self.exchanged_at.get()) >= EXCHANGE_PERIOD {
-            self.exchanged_at.set(now);
+        if now >= self.exchange_at.get() {
+            self.exchange_at.set(now.after(EXCHANGE_PERIOD));
             self.share();
             if let Some(prober) = &self.prober {
                 prober.take_turn(now);

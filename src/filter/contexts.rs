@@ -27,8 +27,16 @@ type Shared<T> = Rc<RefCell<T>>;
 
 #[derive(Default)]
 struct Contexts {
-    roots: HashMap<u32, Shared<Root>, BuildHasherDefault<IdHasher>>,
+    /// One for each filter configuration, so few that looking through them is quick.
+    roots: Vec<(u32, Shared<Root>)>,
     streams: HashMap<u32, Shared<Stream>, BuildHasherDefault<IdHasher>>,
+}
+
+impl Contexts {
+    fn take_root(&mut self, id: u32) -> Option<Shared<Root>> {
+        let at = self.roots.iter().position(|(known, _)| *known == id)?;
+        Some(self.roots.swap_remove(at).1)
+    }
 }
 
 thread_local! {
@@ -41,7 +49,10 @@ fn with_contexts<T>(act: impl FnOnce(&mut Contexts) -> T) -> Option<T> {
 }
 
 fn root(id: u32) -> Option<Shared<Root>> {
-    with_contexts(|contexts| contexts.roots.get(&id).cloned()).flatten()
+    let find = |contexts: &mut Contexts| {
+        contexts.roots.iter().find(|(known, _)| *known == id).map(|(_, root)| Rc::clone(root))
+    };
+    with_contexts(find).flatten()
 }
 
 fn with_stream<T>(id: u32, act: impl FnOnce(&mut Stream) -> T) -> Option<T> {
@@ -69,7 +80,12 @@ fn with_request<T>(id: u32, act: impl FnOnce(&mut HttpFilter) -> T) -> Option<T>
 pub(crate) fn create(id: u32, parent: u32) {
     let replaced: (Option<Shared<Root>>, Option<Shared<Stream>>) = if parent == 0 {
         let root = Rc::new(RefCell::new(Root::new(id)));
-        (with_contexts(|contexts| contexts.roots.insert(id, root)).flatten(), None)
+        let replace = |contexts: &mut Contexts| {
+            let replaced = contexts.take_root(id);
+            contexts.roots.push((id, root));
+            replaced
+        };
+        (with_contexts(replace).flatten(), None)
     } else {
         let stream = root(parent).and_then(|root| Some(root.try_borrow().ok()?.stream(id)));
         let stream = stream.map(|stream| Rc::new(RefCell::new(stream)));
@@ -102,7 +118,7 @@ pub(crate) fn on_done(id: u32) -> bool {
 
 pub(crate) fn on_delete(id: u32) {
     let gone = with_contexts(|contexts| match contexts.streams.remove(&id) {
-        None => (contexts.roots.remove(&id), None),
+        None => (contexts.take_root(id), None),
         stream => (None, stream),
     });
     drop(gone); // as in `create`

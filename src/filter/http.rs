@@ -48,6 +48,7 @@ pub(super) struct HttpRoot {
     config: Box<HttpConfig>,
     /// The clusters with a policy: those that have one of their own, and those that requests were routed to.
     destinations: RefCell<HashMap<Vec<u8>, Routed, BuildHasherDefault<contexts::IdHasher>>>,
+    has_destinations: bool,
     /// The cluster that was asked for last, and the answer: mostly it is asked for again.
     latest: RefCell<(Vec<u8>, Option<Routed>)>,
     /// The property that holds the true peer.
@@ -84,6 +85,7 @@ impl HttpRoot {
         Self {
             id,
             destinations: RefCell::new(destinations),
+            has_destinations: config.any_destination.is_some() || !config.destinations.is_empty(),
             latest: RefCell::default(),
             peer: [b"filter_state\0", peer.as_bytes()].concat(),
             keep_alive,
@@ -330,6 +332,9 @@ impl HttpContext for HttpFilter {
             if root.rewrite(rules, headers.as_deref()).is_break() {
                 return Action::Pause;
             }
+        }
+        if !root.has_destinations {
+            return Action::Continue;
         }
         match host::property(CLUSTER_NAME) {
             Ok(Some(cluster)) => self.steer(&root, cluster, method),

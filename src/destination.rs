@@ -8,8 +8,8 @@
 //!
 //! A fence is for all connections of a generation, and in a pool that is in use each lifetime would end within its reach. So
 //! an HTTP/1.1 connection that is too old may serve one more exchange, and its response tells the pool to close it
-//! ([`Destination::is_last_exchange`]); only one that waits longer for it than [`LIFETIME_GRACE`], which is deep in the stack
-//! if there are others, is fenced. HTTP/2 has few connections, and busy ones may never be idle: there a lifetime ends the
+//! ([`Destination::is_last_exchange`]); only one that waits longer for it than
+//! [`LIFETIME_GRACE`](crate::connection::LIFETIME_GRACE), which is deep in the stack if there are others, is fenced. HTTP/2 has few connections, and busy ones may never be idle: there a lifetime ends the
 //! generation.
 //!
 //! # Race window
@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::connection::{CloseCause, Connection, ConnectionKey, Generation, Order, Phase};
+use crate::connection::{CloseCause, Connection, ConnectionKey, ExchangesLeft, Generation, Nanos, Order, Phase};
 use crate::fence::{Fence, Steer};
 use crate::idle_list::{IdleList, Links};
 use crate::learner::{Bracket, Evidence, Rules};
@@ -42,10 +42,6 @@ use crate::turns::{TURNS_IN_PIPE, Turn, Turns};
 /// The time from the fence to the reap. A request that was admitted just before the fence is still under way to its
 /// connection; 50 ms are too short when a burst stalls the event loop.
 pub const REAP_DELAY: Duration = Duration::from_millis(100);
-
-/// How long an HTTP/1.1 connection whose lifetime is over may wait for its last exchange. In a pool whose connections are in
-/// use, the ones that wait this long lie below those that the pool hands out.
-pub const LIFETIME_GRACE: Duration = Duration::from_secs(1);
 
 /// Closes in one tick. Ten thousand connections that are due at once are closed over half a second, so that the requests
 /// in between don't wait.
@@ -425,13 +421,17 @@ impl Destination {
             phase: Phase::Spent,
             opened_at: now,
             retire_at,
-            grace: Duration::ZERO,
+            has_grace: false,
             hinted_limit: None,
             exchanges_left: None,
             fenced_at: None,
             queued_for: NEVER,
             links: Links::default(),
         };
+        if self.connections.len() == self.connections.capacity() {
+            // Doubling would leave half of the room unused, and Wasm memory is never given back.
+            self.connections.reserve_exact((self.connections.len() >> 3).max(16));
+        }
         let slot = u32::try_from(self.connections.insert(connection)).unwrap_or(u32::MAX);
         let key = ConnectionKey { slot, context };
         self.tally.count(DestinationMetric::ConnectionsOpened);
@@ -453,18 +453,18 @@ impl Destination {
 
     /// Bytes passed on a connection; `seen` says what they meant. `policy` is that of its filter.
     pub fn on_bytes(&mut self, key: ConnectionKey, seen: &Seen, policy: &Policy, now: Timestamp) {
-        let grace = if self.has_requests && seen.stacked { LIFETIME_GRACE } else { Duration::ZERO };
+        let has_grace = self.has_requests && seen.stacked;
         let Some(connection) = self.get(key) else { return };
         if matches!(connection.phase, Phase::Closing | Phase::Gone) {
             return;
         }
-        connection.grace = grace;
+        connection.has_grace = has_grace;
         if policy.honor_keep_alive {
             if let Some(timeout) = seen.hinted_timeout {
-                connection.hinted_limit = Some(policy.hinted_limit(timeout));
+                connection.hinted_limit = Some(policy.hinted_limit(timeout).into());
             }
-            connection.exchanges_left =
-                seen.hinted_exchanges.or(connection.exchanges_left.map(|left| left.saturating_sub(seen.completed)));
+            let left = connection.exchanges_left().map(|left| left.saturating_sub(seen.completed));
+            connection.exchanges_left = seen.hinted_exchanges.or(left).map(ExchangesLeft::from);
         }
         if seen.started > 0 && !matches!(connection.phase, Phase::Busy { .. }) {
             self.on_taken(key, now);
@@ -478,7 +478,7 @@ impl Destination {
         if seen.in_flight == 0
             && let Phase::Busy { reused_at_age: Some(age), answered: false, .. } = connection.phase
         {
-            self.observe(Evidence::Succeeded { age }, now);
+            self.observe(Evidence::Succeeded { age: age.into() }, now);
         }
         let Some(connection) = self.get(key) else { return };
         match NonZeroU32::new(seen.in_flight) {
@@ -490,7 +490,7 @@ impl Destination {
                 let answered = seen.answered;
                 let was_answered = matches!(connection.phase, Phase::Busy { answered: true, .. });
                 if let Some(age) = reused_at_age.filter(|_| answered && !was_answered) {
-                    self.observe(Evidence::Succeeded { age }, now);
+                    self.observe(Evidence::Succeeded { age: age.into() }, now);
                 }
                 self.unlink(key);
                 self.update(key, |connection| connection.phase = Phase::Busy { in_flight, reused_at_age, answered });
@@ -529,7 +529,7 @@ impl Destination {
         let Some(connection) = self.get(key) else { return false };
         let is_served = match hinted {
             Some(left) => left == 0,
-            None => connection.exchanges_left == Some(1),
+            None => connection.exchanges_left() == Some(1),
         };
         let is_over = connection.retire_at <= now || (policy.honor_keep_alive && is_served);
         has_requests && is_over && matches!(connection.phase, Phase::Busy { .. })
@@ -553,6 +553,7 @@ impl Destination {
         }
         self.update(key, |connection| {
             connection.fenced_at = None;
+            let reused_at_age = reused_at_age.map(Nanos::from);
             connection.phase = Phase::Busy { in_flight: NonZeroU32::MIN, reused_at_age, answered: false };
         });
     }
@@ -585,7 +586,7 @@ impl Destination {
 
     /// From now on no request gets this connection: it is closed a little later, unless the pool knows better.
     fn fence_one(&mut self, key: ConnectionKey, now: Timestamp) {
-        self.update(key, |connection| connection.fenced_at = Some(now));
+        self.update(key, |connection| connection.fenced_at = Some(now.into()));
         self.retiring.push_back((now, key));
     }
 
@@ -608,6 +609,7 @@ impl Destination {
                 }
             }
             Phase::Busy { reused_at_age: Some(age), answered: false, .. } => {
+                let age = Duration::from(age);
                 self.tally.count(DestinationMetric::StaleFailures);
                 self.learning.on_failure(age);
                 self.observe(Evidence::Failed { age }, now);
@@ -715,11 +717,11 @@ impl Destination {
                 Phase::Idle { since } => Some(since),
                 _ => None,
             };
-            let Some(idle_since) = idle_since.filter(|_| connection.fenced_at == Some(fenced_at)) else {
+            let Some(idle_since) = idle_since.filter(|_| connection.fenced_at == Some(fenced_at.into())) else {
                 continue; // it was used since, and is fenced again when that exchange ends
             };
             let unused = connection.phase == Phase::Unused;
-            let cause = if connection.retire_at <= now || connection.exchanges_left == Some(0) {
+            let cause = if connection.retire_at <= now || connection.exchanges_left() == Some(0) {
                 CloseCause::Retired
             } else {
                 CloseCause::Reaped

@@ -232,6 +232,17 @@ fn properties_and_buffers(linker: &mut Linker<Host>) -> Result<()> {
             anyhow::Ok(if vm.data_mut().share(&key, value, version) { OK } else { CAS_MISMATCH })
         },
     )?;
+    linker.func_wrap(
+        "env",
+        "proxy_http_call",
+        |mut vm: Vm<'_>, _: u32, _: u32, _: u32, _: u32, _: u32, _: u32, _: u32, _: u32, _: u32, token: u32| {
+            if let Some(status) = vm.data_mut().on_call("proxy_http_call") {
+                return Ok(status);
+            }
+            write(&mut vm, token, &7_u32.to_le_bytes())?;
+            anyhow::Ok(OK)
+        },
+    )?;
     linker.func_wrap("env", "proxy_set_effective_context", |mut vm: Vm<'_>, _context: u32| {
         if let Some(status) = vm.data_mut().on_call("proxy_set_effective_context") {
             return status;

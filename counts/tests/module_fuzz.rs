@@ -64,6 +64,7 @@ const CONFIGURATIONS: &[&str] = &[
     r#"{"filter": "connection", "destination": "payments", "policy": {"lb_idle_timeout": "1s", "max_lifetime": "3s"}}"#,
     r#"{"filter": "connection", "destination": "payments"}"#,
     r#"{"filter": "connection", "destination": "other", "policy": {"initial_limit": "500ms", "sentinel_max": "5s"}}"#,
+    r#"{"filter": "connection", "destination": "payments", "policy": {"probe": {"path": "/healthz"}}, "max_tracked_connections": 3}"#,
     r#"{"filter": "connection", "destination": "payments", "policy": {"margin": "120%"}}"#,
     r#"{"filter": "tcp"}"#,
     "",

@@ -31,6 +31,7 @@ use slab::Slab;
 use crate::connection::{CloseCause, Connection, ConnectionKey, Generation, Order, Phase};
 use crate::fence::{Fence, Steer};
 use crate::idle_list::{IdleList, Links};
+use crate::learner::closes::tolerated;
 use crate::learner::{Bracket, Evidence, Rules};
 use crate::learning::{Learning, News};
 use crate::metrics::{DestinationMetric, Tally};
@@ -53,6 +54,9 @@ const CLOSES_PER_TICK: usize = 512;
 
 /// How long before an expiry it begins to matter how requests end; longer than a turn of the event loop should take.
 const DELICATE: Duration = Duration::from_millis(200);
+
+/// So many connections may be opened anew to have one of them watched.
+const FEW: usize = 4;
 
 /// The end of time.
 const NEVER: Timestamp = Timestamp::from_nanos(u64::MAX);
@@ -258,10 +262,11 @@ impl Destination {
         self.learning.take_news(self.limit, self.learns(), now)
     }
 
-    /// Whether an HTTP filter divides the pool, so that no request of a user's lands on the connections of one without a
-    /// generation, which are the probe's.
-    pub fn is_fenced(&self) -> bool {
-        self.is_guarded() && self.policies.len() > self.guards.len()
+    /// Whether probes may be sent: an HTTP filter divides the pool, so that no request of a user's lands on the connections
+    /// without a generation, which are the probe's; and this is a worker, as a request shows. (Envoy's main thread has the
+    /// filters, too, but no internal listener that it could connect to.)
+    pub fn may_probe(&self) -> bool {
+        self.is_guarded() && self.has_requests
     }
 
     /// What probes have found so far.
@@ -602,8 +607,9 @@ impl Destination {
                 self.set_gone(key);
                 self.observe(Evidence::Closed { age, connection_age, is_sentinel }, now);
                 if is_sentinel {
-                    // Once the timeout is known, a pause now and then costs little time to see it change.
-                    let pause = self.learning.learned().and_then(|timeout| timeout.checked_div(4));
+                    // While the known timeout holds, a pause now and then costs little time to see it change.
+                    let holds = |timeout: &Duration| age <= tolerated(*timeout);
+                    let pause = self.learning.learned().filter(holds).and_then(|timeout| timeout.checked_div(4));
                     self.next_sentinel_at = now.after(pause.unwrap_or_default());
                 }
             }
@@ -744,9 +750,18 @@ impl Destination {
         if now < self.next_sentinel_at || !self.retiring.is_empty() || !self.has_requests || !self.wants_sentinel() {
             return;
         }
-        let oldest = self.fence.latest_pool().and_then(|pool| pool.stack.oldest_key(&self.connections));
-        let is_idle = |connection: &mut Connection| matches!(connection.phase, Phase::Idle { .. });
-        let Some(key) = oldest.filter(|key| self.get(*key).is_some_and(is_idle)) else { return };
+        // Where places aren't known, fencing one connection takes all out of use: only where they are few.
+        let loose = (self.loose.len() <= FEW).then_some(&self.loose);
+        let is_idle = |connection: &Connection| matches!(connection.phase, Phase::Idle { .. });
+        let oldest = self
+            .fence
+            .stacks()
+            .chain(loose)
+            .filter_map(|list| {
+                list.oldest(&self.connections).filter(|oldest| is_idle(oldest)).zip(list.oldest_key(&self.connections))
+            })
+            .min_by_key(|(oldest, _)| oldest.idle_since());
+        let Some((_, key)) = oldest else { return };
         self.next_sentinel_at = now.after(REAP_DELAY.saturating_mul(4));
         self.fence_one(key, now);
     }

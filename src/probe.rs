@@ -58,7 +58,8 @@ impl Probing {
     /// Begins, or goes on where another worker stopped: `bracket` is what is known. Gaps stay below `longest_gap`.
     pub fn new(bracket: Bracket, longest_gap: Duration, now: Timestamp) -> Self {
         let longest_gap = longest_gap.max(FIRST_GAP);
-        let state = State::Cold { ask_at: now };
+        // Not before Envoy has started.
+        let state = State::Cold { ask_at: now.after(SHORTEST_PAUSE) };
         Self { state, bracket, longest_gap, suspect: None, look_up: false }
     }
 
@@ -258,12 +259,15 @@ mod tests {
     fn a_close_behind_the_response_and_a_connection_of_another_say_nothing() {
         let now = Timestamp::from_millis(1);
         let mut probing = Probing::new(Bracket::default(), Duration::from_secs(3600), now);
+        assert!(!probing.ask(now));
+        let now = now.after(SHORTEST_PAUSE);
         assert!(probing.ask(now));
         probing.on_answer(Answer::Response, now);
         assert_eq!(probing.on_closed(now.after(Duration::from_millis(1))), None);
         assert_eq!(probing.ask_at(), Some(now.after(DOWN_PAUSE + Duration::from_millis(1))));
 
         let mut probing = Probing::new(Bracket::default(), Duration::from_secs(3600), now);
+        let now = now.after(SHORTEST_PAUSE);
         assert!(probing.ask(now));
         probing.on_answer(Answer::Response, now);
         let now = now.after(FIRST_GAP);
@@ -276,6 +280,8 @@ mod tests {
     fn one_failure_is_an_accident_and_a_far_end_that_is_down_says_nothing() {
         let now = Timestamp::from_millis(1);
         let mut probing = Probing::new(Bracket::default(), Duration::from_secs(3600), now);
+        assert!(!probing.ask(now));
+        let now = now.after(SHORTEST_PAUSE);
         assert!(probing.ask(now));
         assert_eq!(probing.on_answer(Answer::Failure, now), None);
         assert_eq!(probing.ask_at(), Some(now.after(DOWN_PAUSE)));

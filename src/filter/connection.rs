@@ -28,6 +28,9 @@ const UPSTREAM_LOCAL_ADDRESS: &[u8] = b"upstream\0local_address";
 /// How often workers exchange what they learnt.
 const EXCHANGE_PERIOD: Duration = Duration::from_millis(500);
 
+/// The head of a probe's request is shorter than this, unless its path and host are very long.
+const HEAD_OF_PROBE: u64 = 2048;
+
 /// What the connections of one filter configuration share.
 pub(super) struct ConnectionRoot {
     id: u32,
@@ -160,9 +163,26 @@ impl ConnectionFilter {
         }
     }
 
+    /// Whether the connection is the probe's, as its first request tells. From then on the destination doesn't know of it.
+    fn belongs_to(&mut self, prober: &Prober, direction: Direction, size: usize) -> bool {
+        let is_first = direction == Direction::Request && self.framing.protocol() == Protocol::Unknown;
+        if !self.is_probe && is_first && prober.is_asking() {
+            let head = fetch(direction, 0, (size as u64).min(HEAD_OF_PROBE)).unwrap_or_default();
+            self.is_probe = prober.claims(self.context, &head);
+            if let Some((_, id, key)) = self.tracked().filter(|_| self.is_probe) {
+                self.key = None;
+                with_destination(id, |destination| destination.on_closed(key));
+            }
+        }
+        self.is_probe
+    }
+
     fn on_data(&mut self, direction: Direction, size: usize, end: bool) {
-        if let Some(root) = self.root.clone().filter(|_| self.is_probe) {
-            return root.prober.iter().for_each(|prober| self.on_probe_data(prober, direction, size));
+        if let Some(root) = self.root.clone()
+            && let Some(prober) = &root.prober
+            && self.belongs_to(prober, direction, size)
+        {
+            return self.on_probe_data(prober, direction, size);
         }
         let Some((root, id, key)) = self.tracked() else { return };
         let now = host::now();
@@ -255,10 +275,6 @@ impl StreamContext for ConnectionFilter {
     fn on_new_connection(&mut self) -> Action {
         let Some(root) = &self.root else { return Action::Continue };
         let Some(id) = root.destination else { return Action::Continue };
-        self.is_probe = root.prober.as_ref().is_some_and(|prober| prober.on_opened(self.context));
-        if self.is_probe {
-            return Action::Continue;
-        }
         let now = host::now();
         let endpoint = host::property(ENDPOINT).map_err(host::report).ok().flatten().unwrap_or_default();
         self.key = with_worker(|worker| worker.open(id, self.context, &endpoint, &root.config.policy, now)).flatten();

@@ -39,6 +39,7 @@ use crate::policy::{LbIdleTimeout, Policy};
 use crate::pool::Pool;
 use crate::time::Timestamp;
 use crate::turns::{TURNS_IN_PIPE, Turn, Turns};
+use crate::unseen::{Ending, Unseen};
 
 /// The time from the fence to the reap. A request that was admitted just before the fence is still under way to its
 /// connection; 50 ms are too short when a burst stalls the event loop.
@@ -126,6 +127,8 @@ pub struct Destination {
     policies: Vec<(u32, Policy)>,
     /// What has been learnt of the far end's idle timeout.
     learning: Learning,
+    /// The connections, as far as requests tell of them where no connection filter does.
+    unseen: Unseen,
     /// The connection that is watched instead of being closed.
     sentinel: Option<ConnectionKey>,
     /// When the next one is to be set aside, if none is fenced anyway.
@@ -173,6 +176,7 @@ impl Destination {
             limit: Duration::MAX,
             policies: Vec::new(),
             learning: Learning::default(),
+            unseen: Unseen::default(),
             sentinel: None,
             next_sentinel_at: now,
             guards: Vec::new(),
@@ -343,6 +347,7 @@ impl Destination {
             return Some(latest);
         }
         self.retire_all(now);
+        self.unseen.forget_all();
         self.tally.count(DestinationMetric::Fenced);
         None
     }
@@ -356,6 +361,22 @@ impl Destination {
                 self.aborted.push_back((forget_at, generation));
             }
         }
+    }
+
+    /// A request that was admitted at `begun`, where connections are not seen, ended on the connection called `connection`.
+    pub fn on_unseen_end(&mut self, connection: &[u8], begun: Timestamp, ending: Ending, now: Timestamp) {
+        let Some(evidence) = self.unseen.on_ended(connection, begun, ending, now) else { return };
+        match evidence {
+            Evidence::Failed { age } => {
+                self.tally.count(DestinationMetric::StaleFailures);
+                self.learning.on_failure(age);
+                self.retire_all(now);
+                self.unseen.forget_all();
+            }
+            Evidence::Succeeded { age } => self.tally.age(DestinationMetric::ReuseIdleAge, age),
+            _ => {}
+        }
+        self.observe(evidence, now);
     }
 
     fn count_ended(&mut self, generation: Generation) {

@@ -12,7 +12,6 @@ use crate::connection::ConnectionKey;
 use crate::destination::Seen;
 use crate::framing::{Direction, Framing, Protocol, STATUS_LINE_MAX, told_to_close};
 use crate::host;
-use crate::learning::News;
 use crate::time::Timestamp;
 use crate::worker::DestinationId;
 
@@ -38,8 +37,6 @@ pub(super) struct ConnectionRoot {
     destination: Option<DestinationId>,
     /// Where workers exchange what they learnt.
     shared_key: Vec<u8>,
-    /// Where they keep what the log was told.
-    told_key: Vec<u8>,
     exchanged_at: Cell<Timestamp>,
     prober: Option<Prober>,
     /// The limit, the timeout and the tick period that Envoy knows.
@@ -49,11 +46,10 @@ pub(super) struct ConnectionRoot {
 impl ConnectionRoot {
     pub(super) fn new(id: u32, config: ConnectionConfig) -> Self {
         let destination = destinations::register(id, &config.destination, &config.policy, true);
-        let shared_key = [b"idleguard.learner.", config.destination.as_bytes()].concat();
-        let told_key = [b"idleguard.told.", config.destination.as_bytes()].concat();
+        let shared_key = destinations::shared_key(&config.destination);
         let prober = destination.and_then(|id| Prober::new(id, &config.destination, &config.policy));
         let (exchanged_at, told) = Default::default();
-        let root = Self { id, config, destination, shared_key, told_key, exchanged_at, prober, told };
+        let root = Self { id, config, destination, shared_key, exchanged_at, prober, told };
         root.share();
         root
     }
@@ -86,16 +82,7 @@ impl ConnectionRoot {
             if let Some(prober) = &self.prober {
                 prober.take_turn(now);
             }
-            for news in with_destination(id, |destination| destination.take_news(now)).unwrap_or_default() {
-                match news {
-                    News::Verdict(verdict) => {
-                        if destinations::is_first_to_tell(&self.told_key, &verdict.to_tell()) {
-                            log::info!("{}: {news}", self.config.destination);
-                        }
-                    }
-                    News::StaleFailures { .. } => log::warn!("{}: {news}", self.config.destination),
-                }
-            }
+            destinations::tell_news(id, &self.config.destination);
         }
         destinations::report_counts();
         asks

@@ -154,8 +154,7 @@ impl Prober {
         if self.connection.get() == Some(context) && !self.is_asking() && !self.is_disturbed.replace(true) {
             self.disturb(now);
             log::warn!(
-                "{}: no more probes are sent, because requests reach this cluster that the HTTP filter has not seen: they could \
-                 meet the probe's connection when it is old (docs/learning.md)",
+                "{}: no more probes, because some requests do not pass the HTTP filter and could meet the probe's connection",
                 self.cluster
             );
         }

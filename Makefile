@@ -19,12 +19,35 @@ LARGEST := 350000
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
+# Panic messages hold the paths of sources: without the machine's own the same compiler makes the same bytes anywhere.
+CARGO_REGISTRY_HOME := $(or $(CARGO_HOME),$(HOME)/.cargo)
+PATHS_REMOVED = --remap-path-prefix=$(CARGO_REGISTRY_HOME)=/cargo --remap-path-prefix=$(CURDIR)=/idleguard \
+  --remap-path-prefix=$$(rustc --print sysroot)/lib/rustlib/src/rust=/rustc/$$(rustc -vV | sed -n 's/^commit-hash: //p')
+BUILD_WASM = env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS="$(PATHS_REMOVED)" \
+  cargo build --locked --release --target $(WASM_TARGET) -p idleguard
+
 .PHONY: build
-build: target-installed ## builds idleguard.wasm and says its size
-	@cargo build --locked --release --target $(WASM_TARGET) -p idleguard
+build: target-installed ## builds idleguard.wasm and says its size and its SHA-256 (for WasmPlugin.sha256)
+	@$(BUILD_WASM)
 	@cargo run --locked --quiet -p idleguard-postlink -- $(CARGO_TARGET_DIR)/$(WASM_TARGET)/release/idleguard.wasm idleguard.wasm
 	@size=$$(stat -c %s idleguard.wasm); if [ $$size -gt $(LARGEST) ]; then \
 	  echo "idleguard.wasm has $$size bytes, more than $(LARGEST)" >&2; exit 1; fi
+	@echo "sha256 $$(sha256sum idleguard.wasm | cut -d' ' -f1), by $$(rustc --version)"
+
+# The clone has its own folder, target folder and CARGO_HOME (whose registry is a link, so nothing is downloaded again).
+.PHONY: reproducible
+reproducible: build ## builds a clean clone in another folder: is its idleguard.wasm the same, byte for byte?
+	@[ -z "$$(git status --porcelain --untracked-files=no)" ] || echo "warning: uncommitted changes are not in the clone" >&2
+	@set -e; scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
+	git clone --quiet . "$$scratch/another/folder"; \
+	mkdir "$$scratch/cargo-home"; ln -s "$$(realpath $(CARGO_REGISTRY_HOME))/registry" "$$scratch/cargo-home/registry"; \
+	CARGO_HOME="$$scratch/cargo-home" CARGO_TARGET_DIR="$$scratch/target" $(MAKE) --no-print-directory -C "$$scratch/another/folder" wasm-only; \
+	cargo run --locked --quiet -p idleguard-postlink -- "$$scratch/target/$(WASM_TARGET)/release/idleguard.wasm" "$$scratch/idleguard.wasm"; \
+	cmp idleguard.wasm "$$scratch/idleguard.wasm" && echo "reproducible: $$(sha256sum idleguard.wasm)"
+
+.PHONY: wasm-only
+wasm-only:
+	@$(BUILD_WASM)
 
 .PHONY: target-installed
 target-installed:
@@ -61,7 +84,7 @@ lint: target-installed ## formatting, clippy for both targets, the border betwee
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p idleguard --target $(WASM_TARGET) -- -D warnings
-	@! grep -rnE 'hostcalls|extern "C"|unsafe \{' src --include='*.rs' | grep -v '^src/host.rs:' || { echo "only src/host.rs may call the host" >&2; exit 1; }
+	@! grep -rnE 'hostcalls|extern "C"|unsafe \{' src --include='*.rs' | grep -vE '^src/host(\.rs|/)' || { echo "only src/host may call the host" >&2; exit 1; }
 
 # Each target gets this long. A find is kept in fuzz/artifacts/; put it into fuzz/regressions/<target>/ to make it a seed.
 FUZZ_SECONDS ?= 600

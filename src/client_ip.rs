@@ -32,7 +32,7 @@ use std::collections::BinaryHeap;
 use std::net::IpAddr;
 
 use crate::address::{Bits, Blocks, Cidr, Element, Text, parse_address, parse_endpoint, trim_blanks};
-use crate::config::{ConfigError, Section};
+use crate::config::{ConfigError, JsonText, Section};
 use crate::forwarded::{XForwardedFor, forwarded, is_blank, x_forwarded_for};
 
 /// Who is on the other end of the connection that the request came by.
@@ -691,7 +691,7 @@ fn warn_of_order(section: &Section, sources: &[String], warnings: &mut Vec<Strin
 
 /// A string of the configuration as JSON, for messages.
 fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    JsonText(&text.into()).to_string()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! The two filters are one module with one configuration format, told apart by the key `filter`. What is refused here
 //! stops Envoy's start (or the update), so whatever a request could stumble over must be refused here.
 
+mod json_text;
 pub mod protobuf_struct;
 pub mod section;
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+pub(crate) use json_text::JsonText;
 pub use section::{ConfigError, Section};
 
 use crate::client_ip::ClientIp;

@@ -1,4 +1,4 @@
-//! Every call to Envoy, and nothing else.
+//! Every call to Envoy and, in `callbacks`, from it; nothing else.
 //!
 //! The SDK's wrappers panic on statuses that they don't expect, unwrap UTF-8, and allocate for every property's path. A panic
 //! stops the filter for all traffic on its worker. So the calls that the filter needs are declared here, with
@@ -10,7 +10,9 @@
 //! [abi]: https://github.com/proxy-wasm/spec/tree/main/abi-versions/v0.2.1
 #![expect(unsafe_code, reason = "imports of the host, and the memory that it hands over; each use says why it holds")]
 
-use std::cell::{Cell, RefCell};
+mod callbacks;
+
+use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
@@ -412,7 +414,7 @@ pub(crate) fn close_connection() -> Result<(), HostError> {
 // === requests of our own ===
 
 /// Sends a request without a body to `cluster`, for which Envoy waits for `timeout`. Its response is not handed over. Allowed
-/// in [`after_tick`] only: Envoy may open a connection before it returns, and calls back for it.
+/// in every callback. Envoy may open a connection before it returns, and calls back for it.
 pub(crate) fn send_request(cluster: &str, headers: &[(&str, &str)], timeout: Duration) -> Result<(), HostError> {
     let headers = header_map::serialize(headers);
     let no_trailers = 0_u32.to_le_bytes();
@@ -436,32 +438,6 @@ pub(crate) fn send_request(cluster: &str, headers: &[(&str, &str)], timeout: Dur
 }
 
 // === timers and metrics ===
-
-mod sdk {
-    unsafe extern "C" {
-        pub(super) fn proxy_on_tick(context: u32);
-    }
-}
-
-thread_local! {
-    static AFTER_TICK: Cell<Option<fn()>> = const { Cell::new(None) };
-}
-
-/// Has `run` called after every tick of a root context, when Envoy may call back without meeting a borrow of the SDK's.
-pub(crate) fn after_tick(run: fn()) {
-    AFTER_TICK.set(Some(run));
-}
-
-/// What Envoy calls for a tick: `idleguard-postlink` exports it as `proxy_on_tick`. The SDK's own holds a borrow for as long
-/// as the tick lasts, and panics if a connection is opened in it.
-#[unsafe(no_mangle)]
-pub(crate) extern "C" fn idleguard_on_tick(context: u32) {
-    // SAFETY: the SDK's export, called as Envoy would.
-    unsafe { sdk::proxy_on_tick(context) };
-    if let Some(run) = AFTER_TICK.get() {
-        run();
-    }
-}
 
 /// Has Envoy call the root context's tick every `period`, rounded to milliseconds. Allowed in callbacks of a root context.
 pub(crate) fn set_tick_period(period: Duration) -> Result<(), HostError> {

@@ -2,7 +2,7 @@
 //! and tells the application who the real client is.
 //!
 //! The crate is a pure core in a thin shell. The core takes bytes, headers and timestamps, and returns decisions; it
-//! knows neither the host nor the clock. The shell, `host` and `filter`, exists on `wasm32` only.
+//! knows neither the host nor the clock. The shell, `host`, `filter` and `callbacks`, exists on `wasm32` only.
 //!
 //! | module | question it answers |
 //! | --- | --- |

@@ -54,11 +54,10 @@ impl ConnectionRoot {
         root
     }
 
-    /// Returns whether a probe's request is to be sent after this tick.
-    pub(super) fn on_tick(&self) -> bool {
+    pub(super) fn on_tick(&self) {
         let now = host::now();
         with_worker(|worker| worker.on_event());
-        let Some(id) = self.destination else { return false };
+        let Some(id) = self.destination else { return };
         let due = with_destination(id, |destination| destination.tick(now)).unwrap_or_default();
         let entered = !due.is_empty();
         for due in due {
@@ -72,7 +71,7 @@ impl ConnectionRoot {
             });
             closed.unwrap_or_else(host::report);
         }
-        let asks = self.prober.as_ref().is_some_and(|prober| prober.on_tick(now));
+        let asking = self.prober.as_ref().filter(|prober| prober.on_tick(now));
         if entered || self.prober.is_some() {
             host::enter(self.id).unwrap_or_else(host::report);
         }
@@ -85,12 +84,7 @@ impl ConnectionRoot {
             destinations::tell_news(id, &self.config.destination);
         }
         destinations::report_counts();
-        asks
-    }
-
-    /// Sends the probe's request.
-    pub(super) fn send_probe(&self) {
-        if let Some(prober) = &self.prober {
+        if let Some(prober) = asking {
             prober.send();
         }
     }

@@ -161,11 +161,11 @@ fn main() {
     let (mut limits, mut learnt) = (Vec::new(), Vec::new());
     let mut clients: Vec<Timestamp> = (1..=4).map(|n| Timestamp::from_millis(n * 150)).collect();
     while simulation.now < end {
-        for client in 0..clients.len() {
-            if clients[client] <= simulation.now {
+        for request_at in &mut clients {
+            if *request_at <= simulation.now {
                 simulation.request();
                 let gap = simulation.up_to(Duration::from_secs(13));
-                clients[client] = simulation.now.after(gap);
+                *request_at = simulation.now.after(gap);
             }
         }
         simulation.step();

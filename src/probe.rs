@@ -107,10 +107,12 @@ impl Probing {
         self.on_answer(Answer::Failure, now)
     }
 
-    /// The probe's connection is not its own: nothing more is to be asked on it, and nothing for a while.
-    pub fn on_disturbed(&mut self, now: Timestamp) {
+    /// The request in flight never showed on a connection of the probe's, `misses` times in a row now, or the connection is
+    /// not its own: nothing more is to be asked on it, and nothing for a while.
+    pub fn on_disturbed(&mut self, misses: u32, now: Timestamp) {
         self.suspect = None;
-        self.state = State::Cold { ask_at: now.after(DOWN_PAUSE) };
+        let pause = DOWN_PAUSE.saturating_mul(1 << misses.clamp(1, 8).saturating_sub(1));
+        self.state = State::Cold { ask_at: now.after(pause) };
     }
 
     /// A request ended. Returns what that says.
@@ -274,6 +276,20 @@ mod tests {
         assert!(probing.ask(now));
         probing.on_fresh();
         assert_eq!(probing.on_answer(Answer::Response, now), None);
+    }
+
+    #[test]
+    fn where_probes_are_never_seen_they_become_rare() {
+        let mut now = Timestamp::from_millis(1);
+        let mut probing = Probing::new(Bracket::default(), Duration::from_secs(3600), now);
+        let mut pauses = Vec::new();
+        for misses in 1..=10 {
+            now = probing.ask_at().unwrap();
+            assert!(probing.ask(now));
+            probing.on_disturbed(misses, now);
+            pauses.push(probing.ask_at().unwrap().since(now).as_secs());
+        }
+        assert_eq!(pauses, [30, 60, 120, 240, 480, 960, 1920, 3840, 3840, 3840]);
     }
 
     #[test]

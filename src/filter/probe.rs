@@ -43,6 +43,8 @@ pub(super) struct Prober {
     /// One that is to be closed.
     leftover: Cell<Option<u32>>,
     asked_at: Cell<Timestamp>,
+    /// Requests in a row that never showed on a connection of its own.
+    misses: Cell<u32>,
     /// Whether users' requests are on the probe's connections, which therefore must not become old.
     is_disturbed: Cell<bool>,
 }
@@ -63,6 +65,7 @@ impl Prober {
             connection: Cell::default(),
             leftover: Cell::default(),
             asked_at: Cell::default(),
+            misses: Cell::default(),
             is_disturbed: Cell::default(),
         })
     }
@@ -140,6 +143,7 @@ impl Prober {
     pub(super) fn claims(&self, context: u32, head: &[u8]) -> bool {
         let is_own = head.windows(self.token.len()).any(|part| part == self.token.as_bytes());
         if is_own {
+            self.misses.set(0);
             self.leftover.set(self.connection.replace(Some(context)));
             self.change(|probing| {
                 probing.on_fresh();
@@ -180,8 +184,10 @@ impl Prober {
     }
 
     fn disturb(&self, now: Timestamp) {
+        let misses = self.misses.get().saturating_add(1);
+        self.misses.set(misses);
         self.change(|probing| {
-            probing.on_disturbed(now);
+            probing.on_disturbed(misses, now);
             None
         });
     }

@@ -144,6 +144,10 @@ servers: ## installs nginx, HAProxy, Node and nghttp2 for the tests, where apt-g
 	  || echo "could not install$$missing with apt-get: the tests that need them are skipped, and say so"; \
 	fi
 
+.PHONY: picture
+picture: ## draws docs/learning.svg from a simulated run
+	cargo run --locked --quiet --example learning_picture >docs/learning.svg
+
 .PHONY: clean
 clean: ## removes what was built and downloaded
 	cargo clean

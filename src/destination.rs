@@ -31,6 +31,7 @@ use slab::Slab;
 use crate::connection::{CloseCause, Connection, ConnectionKey, ExchangesLeft, Generation, Nanos, Order, Phase};
 use crate::fence::{Fence, Steer};
 use crate::idle_list::{IdleList, Links};
+use crate::learner::closes::tolerated;
 use crate::learner::{Bracket, Evidence, Rules};
 use crate::learning::{Learning, News};
 use crate::metrics::{DestinationMetric, Tally};
@@ -38,6 +39,7 @@ use crate::policy::{LbIdleTimeout, Policy};
 use crate::pool::Pool;
 use crate::time::Timestamp;
 use crate::turns::{TURNS_IN_PIPE, Turn, Turns};
+use crate::unseen::{Ending, Unseen};
 
 /// The time from the fence to the reap. A request that was admitted just before the fence is still under way to its
 /// connection; 50 ms are too short when a burst stalls the event loop.
@@ -49,6 +51,9 @@ const CLOSES_PER_TICK: usize = 512;
 
 /// How long before an expiry it begins to matter how requests end; longer than a turn of the event loop should take.
 const DELICATE: Duration = Duration::from_millis(200);
+
+/// So many connections may be opened anew to have one of them watched.
+const FEW: usize = 4;
 
 /// The end of time.
 const NEVER: Timestamp = Timestamp::from_nanos(u64::MAX);
@@ -118,6 +123,8 @@ pub struct Destination {
     policies: Vec<(u32, Policy)>,
     /// What has been learnt of the far end's idle timeout.
     learning: Learning,
+    /// The connections, as far as requests tell of them where no connection filter does.
+    unseen: Unseen,
     /// The connection that is watched instead of being closed.
     sentinel: Option<ConnectionKey>,
     /// When the next one is to be set aside, if none is fenced anyway.
@@ -165,6 +172,7 @@ impl Destination {
             limit: Duration::MAX,
             policies: Vec::new(),
             learning: Learning::default(),
+            unseen: Unseen::default(),
             sentinel: None,
             next_sentinel_at: now,
             guards: Vec::new(),
@@ -254,10 +262,11 @@ impl Destination {
         self.learning.take_news(self.limit, self.learns(), now)
     }
 
-    /// Whether an HTTP filter divides the pool, so that no request of a user's lands on the connections of one without a
-    /// generation, which are the probe's.
-    pub fn is_fenced(&self) -> bool {
-        self.is_guarded() && self.policies.len() > self.guards.len()
+    /// Whether probes may be sent: an HTTP filter divides the pool, so that no request of a user's lands on the connections
+    /// without a generation, which are the probe's; and this is a worker, as a request shows. (Envoy's main thread has the
+    /// filters, too, but no internal listener that it could connect to.)
+    pub fn may_probe(&self) -> bool {
+        self.is_guarded() && self.has_requests
     }
 
     /// What probes have found so far.
@@ -334,6 +343,7 @@ impl Destination {
             return Some(latest);
         }
         self.retire_all(now);
+        self.unseen.forget_all();
         self.tally.count(DestinationMetric::Fenced);
         None
     }
@@ -347,6 +357,22 @@ impl Destination {
                 self.aborted.push_back((forget_at, generation));
             }
         }
+    }
+
+    /// A request that was admitted at `begun`, where connections are not seen, ended on the connection called `connection`.
+    pub fn on_unseen_end(&mut self, connection: &[u8], begun: Timestamp, ending: Ending, now: Timestamp) {
+        let Some(evidence) = self.unseen.on_ended(connection, begun, ending, now) else { return };
+        match evidence {
+            Evidence::Failed { age } => {
+                self.tally.count(DestinationMetric::StaleFailures);
+                self.learning.on_failure(age);
+                self.retire_all(now);
+                self.unseen.forget_all();
+            }
+            Evidence::Succeeded { age } => self.tally.age(DestinationMetric::ReuseIdleAge, age),
+            _ => {}
+        }
+        self.observe(evidence, now);
     }
 
     fn count_ended(&mut self, generation: Generation) {
@@ -603,8 +629,9 @@ impl Destination {
                 self.set_gone(key);
                 self.observe(Evidence::Closed { age, connection_age, is_sentinel }, now);
                 if is_sentinel {
-                    // Once the timeout is known, a pause now and then costs little time to see it change.
-                    let pause = self.learning.learned().and_then(|timeout| timeout.checked_div(4));
+                    // While the known timeout holds, a pause now and then costs little time to see it change.
+                    let holds = |timeout: &Duration| age <= tolerated(*timeout);
+                    let pause = self.learning.learned().filter(holds).and_then(|timeout| timeout.checked_div(4));
                     self.next_sentinel_at = now.after(pause.unwrap_or_default());
                 }
             }
@@ -746,9 +773,18 @@ impl Destination {
         if now < self.next_sentinel_at || !self.retiring.is_empty() || !self.has_requests || !self.wants_sentinel() {
             return;
         }
-        let oldest = self.fence.latest_pool().and_then(|pool| pool.stack.oldest_key(&self.connections));
-        let is_idle = |connection: &mut Connection| matches!(connection.phase, Phase::Idle { .. });
-        let Some(key) = oldest.filter(|key| self.get(*key).is_some_and(is_idle)) else { return };
+        // Where places aren't known, fencing one connection takes all out of use: only where they are few.
+        let loose = (self.loose.len() <= FEW).then_some(&self.loose);
+        let is_idle = |connection: &Connection| matches!(connection.phase, Phase::Idle { .. });
+        let oldest = self
+            .fence
+            .stacks()
+            .chain(loose)
+            .filter_map(|list| {
+                list.oldest(&self.connections).filter(|oldest| is_idle(oldest)).zip(list.oldest_key(&self.connections))
+            })
+            .min_by_key(|(oldest, _)| oldest.idle_since());
+        let Some((_, key)) = oldest else { return };
         self.next_sentinel_at = now.after(REAP_DELAY.saturating_mul(4));
         self.fence_one(key, now);
     }

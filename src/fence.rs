@@ -12,6 +12,7 @@
 use slab::Slab;
 
 use crate::connection::{Connection, Generation, Order};
+use crate::idle_list::IdleList;
 use crate::pool::Pool;
 use crate::time::Timestamp;
 
@@ -66,6 +67,11 @@ impl Fence {
     /// The pool that was started last.
     pub fn latest_pool(&mut self) -> Option<&mut Pool> {
         self.pool(self.latest)
+    }
+
+    /// The idle connections of each generation.
+    pub fn stacks(&self) -> impl Iterator<Item = &IdleList> {
+        self.pools.iter().map(|pool| &pool.stack)
     }
 
     /// The safe pool that suits the next request best: one with an idle connection, and among those the one whose connection

@@ -15,6 +15,7 @@
 //! | [`learning`], [`learner`] | when does the far end drop an idle connection? |
 //! | [`shared`] | what do workers tell each other of it? |
 //! | [`probe`] | when to ask the far end, and what does its answer say? |
+//! | [`unseen`] | what do requests tell where nobody shows the connections? |
 //! | [`client_ip`] | who is the client, and which headers does the application get? |
 //! | [`forwarded`], [`address`] | what do the forwarding headers say, read from the right; is this text an address? |
 //! | [`header_map`], [`metrics`], [`time`] | the host's headers, read in place; every metric; durations and timestamps |
@@ -38,6 +39,7 @@ pub mod probe;
 pub mod shared;
 pub mod time;
 pub mod turns;
+pub mod unseen;
 pub mod worker;
 
 #[cfg(target_arch = "wasm32")]

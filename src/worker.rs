@@ -87,6 +87,16 @@ impl Worker {
         None
     }
 
+    /// The destinations without a connection filter whose timeout is to be learnt, and their names.
+    pub fn unseen(&self) -> Vec<(DestinationId, String)> {
+        let is_unseen = |destination: &Destination| destination.learns() && !destination.is_guarded();
+        let named = self.destinations.iter().zip(&self.names).enumerate();
+        named
+            .filter(|(_, (destination, _))| is_unseen(destination))
+            .map(|(index, (_, name))| (DestinationId(index), name.clone()))
+            .collect()
+    }
+
     /// Something other than a new connection happens: whoever opened one has done so.
     pub fn on_event(&mut self) {
         self.opening = None;

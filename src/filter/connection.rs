@@ -12,7 +12,6 @@ use crate::connection::ConnectionKey;
 use crate::destination::Seen;
 use crate::framing::{Direction, Framing, Protocol, STATUS_LINE_MAX, told_to_close};
 use crate::host;
-use crate::learning::News;
 use crate::time::Timestamp;
 use crate::worker::{DestinationId, Worker};
 
@@ -28,6 +27,9 @@ const UPSTREAM_LOCAL_ADDRESS: &[u8] = b"upstream\0local_address";
 /// How often workers exchange what they learnt.
 const EXCHANGE_PERIOD: Duration = Duration::from_millis(500);
 
+/// The head of a probe's request is shorter than this, unless its path and host are very long.
+const HEAD_OF_PROBE: u64 = 2048;
+
 /// What the connections of one filter configuration share.
 pub(super) struct ConnectionRoot {
     id: u32,
@@ -35,8 +37,6 @@ pub(super) struct ConnectionRoot {
     destination: Option<DestinationId>,
     /// Where workers exchange what they learnt.
     shared_key: Vec<u8>,
-    /// Where they keep what the log was told.
-    told_key: Vec<u8>,
     exchange_at: Cell<Timestamp>,
     prober: Option<Prober>,
     /// The limit, the timeout and the tick period that Envoy knows.
@@ -46,11 +46,10 @@ pub(super) struct ConnectionRoot {
 impl ConnectionRoot {
     pub(super) fn new(id: u32, config: ConnectionConfig) -> Self {
         let destination = destinations::register(id, &config.destination, &config.policy, true);
-        let shared_key = [b"idleguard.learner.", config.destination.as_bytes()].concat();
-        let told_key = [b"idleguard.told.", config.destination.as_bytes()].concat();
+        let shared_key = destinations::shared_key(&config.destination);
         let prober = destination.and_then(|id| Prober::new(id, &config.destination, &config.policy));
         let (exchange_at, told) = Default::default();
-        let root = Self { id, config, destination, shared_key, told_key, exchange_at, prober, told };
+        let root = Self { id, config, destination, shared_key, exchange_at, prober, told };
         root.share();
         root
     }
@@ -85,16 +84,7 @@ impl ConnectionRoot {
             if let Some(prober) = &self.prober {
                 prober.take_turn(now);
             }
-            for news in with_destination(id, |destination| destination.take_news(now)).unwrap_or_default() {
-                match news {
-                    News::Verdict(verdict) => {
-                        if destinations::is_first_to_tell(&self.told_key, &verdict.to_tell()) {
-                            log::info!("{}: {news}", self.config.destination);
-                        }
-                    }
-                    News::StaleFailures { .. } => log::warn!("{}: {news}", self.config.destination),
-                }
-            }
+            destinations::tell_news(id, &self.config.destination);
         }
         destinations::report_counts();
         if let Some(prober) = asking {
@@ -157,9 +147,26 @@ impl ConnectionFilter {
         }
     }
 
+    /// Whether the connection is the probe's, as its first request tells. From then on the destination doesn't know of it.
+    fn belongs_to(&mut self, prober: &Prober, direction: Direction, size: usize) -> bool {
+        let is_first = direction == Direction::Request && self.framing.protocol() == Protocol::Unknown;
+        if !self.is_probe && is_first && prober.is_asking() {
+            let head = fetch(direction, 0, (size as u64).min(HEAD_OF_PROBE)).unwrap_or_default();
+            self.is_probe = prober.claims(self.context, &head);
+            if let Some((_, id, key)) = self.tracked().filter(|_| self.is_probe) {
+                self.key = None;
+                with_destination(id, |destination| destination.on_closed(key));
+            }
+        }
+        self.is_probe
+    }
+
     fn on_data(&mut self, direction: Direction, size: usize, end: bool) {
-        if let Some(root) = self.root.clone().filter(|_| self.is_probe) {
-            return root.prober.iter().for_each(|prober| self.on_probe_data(prober, direction, size));
+        if let Some(root) = self.root.clone()
+            && let Some(prober) = &root.prober
+            && self.belongs_to(prober, direction, size)
+        {
+            return self.on_probe_data(prober, direction, size);
         }
         let Some((root, id, key)) = self.tracked() else { return };
         let now = host::now();
@@ -252,10 +259,6 @@ impl StreamContext for ConnectionFilter {
     fn on_new_connection(&mut self) -> Action {
         let Some(root) = &self.root else { return Action::Continue };
         let Some(id) = root.destination else { return Action::Continue };
-        self.is_probe = root.prober.as_ref().is_some_and(|prober| prober.on_opened(self.context));
-        if self.is_probe {
-            return Action::Continue;
-        }
         let now = host::now();
         let endpoint = host::property(ENDPOINT).map_err(host::report).ok().flatten().unwrap_or_default();
         let (policy, most) = (&root.config.policy, root.config.max_tracked);

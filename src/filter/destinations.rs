@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use crate::destination::Destination;
 use crate::host::{self, MetricId};
 use crate::learner::Told;
+use crate::learning::News;
 use crate::metrics::{DestinationMetric, Kind};
 use crate::policy::Policy;
 use crate::shared;
@@ -135,6 +136,36 @@ pub(super) fn report_limit(id: DestinationId) {
     report(id, values, (0, 0));
 }
 
+/// The same as a connection filter does in its ticks, for destinations that have none.
+pub(super) fn share_unseen() {
+    for (id, name) in with_worker(|worker| worker.unseen()).unwrap_or_default() {
+        exchange_knowledge(id, &shared_key(&name));
+        report_limit(id);
+        tell_news(id, &name);
+    }
+}
+
+/// Where workers exchange what they learnt of the destination called `name`.
+pub(super) fn shared_key(name: &str) -> Vec<u8> {
+    [b"idleguard.learner.", name.as_bytes()].concat()
+}
+
+/// Logs what is new, unless another worker has.
+pub(super) fn tell_news(id: DestinationId, name: &str) {
+    let now = host::now();
+    for news in with_destination(id, |destination| destination.take_news(now)).unwrap_or_default() {
+        match news {
+            News::Verdict(verdict) => {
+                let key = [b"idleguard.told.", name.as_bytes()].concat();
+                if is_first_to_tell(&key, &verdict.to_tell()) {
+                    log::info!("{name}: {news}");
+                }
+            }
+            News::StaleFailures { .. } => log::warn!("{name}: {news}"),
+        }
+    }
+}
+
 /// Takes in what the other workers know of a destination's idle timeout, and tells them what this one knows.
 pub(super) fn exchange_knowledge(id: DestinationId, key: &[u8]) {
     let now = host::now();
@@ -149,7 +180,7 @@ pub(super) fn exchange_knowledge(id: DestinationId, key: &[u8]) {
 }
 
 /// Whether this worker is the first to tell the log `news`; what was told is stored under `key`.
-pub(super) fn is_first_to_tell(key: &[u8], news: &Told) -> bool {
+fn is_first_to_tell(key: &[u8], news: &Told) -> bool {
     let first = host::shared_data(key).and_then(|(told, version)| match shared::tell(&told, news) {
         Some(own) => host::set_shared_data(key, &own, version),
         None => Ok(false),

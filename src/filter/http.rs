@@ -18,6 +18,8 @@ use crate::header_map;
 use crate::host;
 use crate::metrics::ClientIpMetric;
 use crate::policy::{Policy, RetryStale};
+use crate::time::Timestamp;
+use crate::unseen;
 use crate::worker::DestinationId;
 
 use super::contexts;
@@ -28,6 +30,16 @@ const CLUSTER_NAME: &[u8] = b"xds\0cluster_name";
 
 /// A number, 0 if the request went as requests do.
 const RESPONSE_FLAGS: &[u8] = b"response\0flags";
+
+/// Which connection the request was given: its two ends.
+const UPSTREAM_LOCAL_ADDRESS: &[u8] = b"upstream\0local_address";
+const UPSTREAM_ADDRESS: &[u8] = b"upstream\0address";
+
+/// How often the request was sent.
+const ATTEMPTS: &[u8] = b"upstream\0request_attempt_count";
+
+/// In Envoy's words, how it ended.
+const CODE_DETAILS: &[u8] = b"response\0code_details";
 
 /// Where the generation goes if the cluster's connections are not seen: the filter state `wasm.idleguard.generation`.
 const GENERATION: &[u8] = b"idleguard.generation";
@@ -97,6 +109,7 @@ impl HttpRoot {
 
     pub(super) fn on_tick(&self) {
         self.client_ip.report();
+        destinations::share_unseen();
         destinations::report_counts();
     }
 
@@ -237,11 +250,13 @@ pub(super) struct HttpFilter {
     root: Option<Rc<HttpRoot>>,
     /// What it was admitted to.
     admitted: Option<(DestinationId, Generation)>,
+    /// When, if nobody else sees its connection.
+    unseen_since: Option<Timestamp>,
 }
 
 impl HttpFilter {
     pub(super) fn new(root: Option<Rc<HttpRoot>>) -> Self {
-        Self { root, admitted: None }
+        Self { root, admitted: None, unseen_since: None }
     }
 
     fn steer(&mut self, root: &HttpRoot, cluster: Vec<u8>, method: Option<&[u8]>) {
@@ -249,6 +264,7 @@ impl HttpFilter {
         let now = host::now();
         let Some(admission) = with_worker(|worker| worker.admit(id, now)).flatten() else { return };
         self.admitted = Some((id, admission.generation));
+        self.unseen_since = (!admission.guarded).then_some(now);
         let steered = if admission.guarded {
             host::set_filter_state(&admission.steer.filter_state)
         } else {
@@ -297,6 +313,9 @@ impl Context for HttpFilter {
     fn on_done(&mut self) -> bool {
         let Some((id, generation)) = self.admitted.take() else { return true };
         let now = host::now();
+        if let Some(begun) = self.unseen_since {
+            unseen_end(id, begun, now).unwrap_or_else(host::report);
+        }
         let is_delicate =
             with_destination(id, |destination| destination.is_delicate(generation, now)).unwrap_or_default();
         // Asked for only when it matters: a host call for every request would be felt.
@@ -304,6 +323,16 @@ impl Context for HttpFilter {
         with_worker(|worker| worker.end(id, generation, end));
         true
     }
+}
+
+/// What the end of the current request tells of its connection, which nobody else sees.
+fn unseen_end(id: DestinationId, begun: Timestamp, now: Timestamp) -> Result<(), host::HostError> {
+    let Some(local) = host::property(UPSTREAM_LOCAL_ADDRESS)? else { return Ok(()) };
+    let connection = [local, host::property(UPSTREAM_ADDRESS)?.unwrap_or_default()].concat();
+    let attempts = host::property(ATTEMPTS)?.and_then(|count| Some(u64::from_le_bytes(count.try_into().ok()?)));
+    let ending = unseen::ending(&host::property(CODE_DETAILS)?.unwrap_or_default(), attempts.unwrap_or_default());
+    with_destination(id, |destination| destination.on_unseen_end(&connection, begun, ending, now));
+    Ok(())
 }
 
 /// Whether Envoy noted something unusual about the current request (a timeout, a client that went away, …).

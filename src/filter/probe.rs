@@ -1,9 +1,9 @@
 //! The probe in Envoy: this worker's share in asking a destination for its idle timeout.
 //!
 //! Its requests belong to no generation, so Envoy's pool keeps them apart from users' requests, all of which the HTTP filter puts
-//! into one. Envoy opens the probe's connection while it takes the request over, so the connection is known by that, and
-//! nothing that a client can write makes another one look like it. How a request ended is read off the connection: an answer
-//! that Envoy makes up itself doesn't pass there.
+//! into one. Its connection is known by a header in its first request, whose value is random and of this VM: no client can
+//! make another connection look like it. How a request ended is read off the connection: an answer that Envoy makes up itself
+//! doesn't pass there.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use super::destinations::with_destination;
 /// How long an answer may take; then Envoy gives the request up, and closes its connection.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// After this nobody gives a request up any more: it was never sent.
+/// After this nobody gives a request up any more: it was never sent, or on a connection of somebody else's.
 const LOST_AFTER: Duration = Duration::from_secs(10);
 
 /// One destination's probe on one worker. At most one worker of the process has a turn at a time.
@@ -34,6 +34,8 @@ pub(super) struct Prober {
     /// Where workers agree whose turn it is, and this worker's name there.
     lease_key: Vec<u8>,
     worker: u64,
+    /// What its requests carry.
+    token: String,
     /// While it is this worker's turn.
     probing: Cell<Option<Probing>>,
     /// The context of its connection.
@@ -41,7 +43,8 @@ pub(super) struct Prober {
     /// One that is to be closed.
     leftover: Cell<Option<u32>>,
     asked_at: Cell<Timestamp>,
-    is_sending: Cell<bool>,
+    /// Requests in a row that never showed on a connection of its own.
+    misses: Cell<u32>,
     /// Whether users' requests are on the probe's connections, which therefore must not become old.
     is_disturbed: Cell<bool>,
 }
@@ -57,19 +60,20 @@ impl Prober {
             longest_gap: policy.sentinel_max,
             lease_key: [b"idleguard.probe.", cluster.as_bytes()].concat(),
             worker: host::random(),
+            token: format!("{:016x}", host::random()),
             probing: Cell::default(),
             connection: Cell::default(),
             leftover: Cell::default(),
             asked_at: Cell::default(),
-            is_sending: Cell::default(),
+            misses: Cell::default(),
             is_disturbed: Cell::default(),
         })
     }
 
     /// Takes, keeps or gives up this worker's turn. To be called more often than a lease lasts.
     pub(super) fn take_turn(&self, now: Timestamp) {
-        let is_fenced = with_destination(self.id, |destination| destination.is_fenced()).unwrap_or_default();
-        if !is_fenced || !self.holds_lease(now) {
+        let may_probe = with_destination(self.id, |destination| destination.may_probe()).unwrap_or_default();
+        if !may_probe || !self.holds_lease(now) {
             self.probing.set(None);
         } else if self.probing.get().is_none() {
             let bracket = with_destination(self.id, |destination| destination.bracket()).unwrap_or_default();
@@ -93,8 +97,8 @@ impl Prober {
 
     /// Returns whether a request is to be sent after this tick. May enter other contexts.
     pub(super) fn on_tick(&self, now: Timestamp) -> bool {
-        if now.since(self.asked_at.get()) > LOST_AFTER {
-            self.on_answer(Answer::Failure, now); // does nothing unless it is still awaited
+        if self.is_asking() && now.since(self.asked_at.get()) > LOST_AFTER {
+            self.disturb(now);
         }
         let is_over =
             |probing: Option<Probing>| probing.is_none_or(|probing| probing.ask_at().is_some() && !probing.is_warm());
@@ -113,7 +117,7 @@ impl Prober {
         asks
     }
 
-    /// Sends the request. Envoy may call back for a new connection meanwhile.
+    /// Sends the request.
     pub(super) fn send(&self) {
         let host = self.probe.host.as_deref().unwrap_or(&self.cluster);
         let headers = [
@@ -122,46 +126,39 @@ impl Prober {
             (":path", &self.probe.path),
             (":authority", host),
             ("user-agent", "idleguard"),
+            ("x-idleguard-probe", &self.token),
         ];
-        self.is_sending.set(true);
-        let sent = host::send_request(&self.cluster, &headers, ANSWER_TIMEOUT);
-        self.is_sending.set(false);
-        let now = host::now();
-        if let Err(error) = sent {
+        if let Err(error) = host::send_request(&self.cluster, &headers, ANSWER_TIMEOUT) {
             host::report(error);
-            self.on_answer(Answer::Failure, now);
-        } else if self.connection.get().is_none() {
-            // On a connection of somebody else's, or waiting for one.
-            self.change(|probing| {
-                probing.on_disturbed(now);
-                None
-            });
+            self.disturb(host::now());
         }
     }
 
-    /// A connection was opened. Returns whether it is the probe's.
-    pub(super) fn on_opened(&self, context: u32) -> bool {
-        if self.is_sending.get() {
+    /// Whether a request is under way that may open a connection.
+    pub(super) fn is_asking(&self) -> bool {
+        self.probing.get().is_some_and(|probing| probing.ask_at().is_none())
+    }
+
+    /// Whether the first request of a connection, which begins with `head`, is the probe's; if so the connection is, too.
+    pub(super) fn claims(&self, context: u32, head: &[u8]) -> bool {
+        let is_own = head.windows(self.token.len()).any(|part| part == self.token.as_bytes());
+        if is_own {
+            self.misses.set(0);
             self.leftover.set(self.connection.replace(Some(context)));
             self.change(|probing| {
                 probing.on_fresh();
                 None
             });
         }
-        self.is_sending.get()
+        is_own
     }
 
     /// A request began on the probe's connection.
     pub(super) fn on_request(&self, context: u32, now: Timestamp) {
-        let is_asking = self.probing.get().is_some_and(|probing| probing.ask_at().is_none());
-        if self.connection.get() == Some(context) && !is_asking && !self.is_disturbed.replace(true) {
-            self.change(|probing| {
-                probing.on_disturbed(now);
-                None
-            });
+        if self.connection.get() == Some(context) && !self.is_asking() && !self.is_disturbed.replace(true) {
+            self.disturb(now);
             log::warn!(
-                "{}: no more probes are sent, because requests reach this cluster that the HTTP filter has not seen: they could \
-                 meet the probe's connection when it is old (docs/learning.md)",
+                "{}: no more probes, because some requests do not pass the HTTP filter and could meet the probe's connection",
                 self.cluster
             );
         }
@@ -184,6 +181,15 @@ impl Prober {
             self.change(|probing| probing.on_closed(now));
             self.on_answer(Answer::Failure, now);
         }
+    }
+
+    fn disturb(&self, now: Timestamp) {
+        let misses = self.misses.get().saturating_add(1);
+        self.misses.set(misses);
+        self.change(|probing| {
+            probing.on_disturbed(misses, now);
+            None
+        });
     }
 
     fn on_answer(&self, answer: Answer, now: Timestamp) {

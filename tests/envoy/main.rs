@@ -5,6 +5,7 @@
 mod client_ip_docs;
 mod configuration;
 mod hints;
+mod http_filter_alone;
 mod in_flight;
 mod learns_the_timeout;
 mod lifetimes;

@@ -74,8 +74,10 @@ async fn nothing_where_requests_are_not_fenced() {
     let lb = StubLb::start(Mode::Stable);
     let config = with_policy(config, &policy("1s")).http_filter(&json!({"filter": "http"})).upstream(lb.address());
     let envoy = start(&config, 1).await;
-    tokio::time::sleep(ms(3_000)).await;
-    assert_eq!(lb.counters().opened, 0, "{}", envoy.log_tail());
+    let clients = Load::post(envoy.ingress(), Pattern::Scattered { gap: (ms(0), ms(300)) }).clients(4);
+    let load = clients.run(ms(3_000)).await;
+    assert!(load.ok > 10 && load.failed() == 0, "{load}");
+    assert_eq!(lb.counters().requests, load.ok, "{}", envoy.log_tail());
 }
 
 /// The worker that began goes on; the others leave it alone.
@@ -85,8 +87,15 @@ async fn by_one_worker_at_a_time() {
     let _turn = beside_others().await;
     let lb = StubLb::start(Mode::Stable);
     let envoy = start(&with_policy(config, &policy("1s")).upstream(lb.address()), 4).await;
-    assert!(lb.wait_for(ms(5_000), |counters| counters.opened == 1).await, "{}", envoy.log_tail());
-    tokio::time::sleep(ms(4_500)).await;
-    let counters = lb.counters();
-    assert_eq!((counters.opened, counters.requests), (1, 3), "now, after 1 s, and 2 s later");
+    let clients = Load::post(envoy.ingress(), Pattern::Scattered { gap: (ms(0), ms(300)) }).clients(40);
+    // Envoy counts what doesn't come from a listener as internal.
+    let probes = "cluster.payments.internal.upstream_rq_completed";
+    let counted = async {
+        envoy.wait_for(ms(5_000), "internal", |stats| stats.get(probes) == Some(&1)).await.expect("a probe");
+        tokio::time::sleep(ms(4_500)).await;
+        envoy.stat(probes).await.expect("statistics")
+    };
+    let (load, counted) = clients.run_while(ms(12_000), counted).await;
+    assert_eq!(counted, Some(3), "at first, after 1 s, and 2 s later");
+    assert!(load.ok > 100 && load.failed() == 0, "{load}");
 }

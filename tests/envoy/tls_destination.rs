@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{beside_others, ms, project_config, start};
 
 /// The route leads straight to the LB's cluster, which does TLS with the server name `lb.example`.
-fn straight(config: Config, lb: &StubLb, policy: &serde_json::Value) -> Config {
+pub(super) fn straight(config: Config, lb: &StubLb, policy: &serde_json::Value) -> Config {
     let route = "static_resources/listeners/ingress/filter_chains/0/filters/http/typed_config/route_config/virtual_hosts/all/\
                  routes/0/route/cluster";
     config
@@ -17,6 +17,26 @@ fn straight(config: Config, lb: &StubLb, policy: &serde_json::Value) -> Config {
         .upstream_tls("payments-lb", "lb.example")
         .set(route, "payments-lb")
         .http_filter(&json!({"filter": "http", "destinations": {"*": policy}}))
+}
+
+/// Puts Envoy's own filter, by which a generation takes effect on such a cluster, behind idleguard.
+pub(super) fn fence(config: Config) -> Config {
+    let filters = "static_resources/listeners/ingress/filter_chains/0/filters/http/typed_config/http_filters";
+    let fence = json!({
+        "name": "fence",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.set_filter_state.v3.Config",
+            "on_request_headers": [{
+                "object_key": "idleguard.generation",
+                "factory_key": "envoy.hashable_string",
+                "shared_with_upstream": "ONCE",
+                "format_string": {
+                    "text_format_source": { "inline_string": "%FILTER_STATE(wasm.idleguard.generation:PLAIN)%" }
+                }
+            }]
+        }
+    });
+    config.insert(filters, Some(1), fence)
 }
 
 fn tls(mode: Mode) -> StubLb {
@@ -41,21 +61,6 @@ async fn it_keeps_its_server_name() {
 async fn set_filter_state_fences_its_pool() {
     let Some(config) = project_config() else { return };
     let _turn = beside_others().await;
-    let filters = "static_resources/listeners/ingress/filter_chains/0/filters/http/typed_config/http_filters";
-    let fence = json!({
-        "name": "fence",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.set_filter_state.v3.Config",
-            "on_request_headers": [{
-                "object_key": "idleguard.generation",
-                "factory_key": "envoy.hashable_string",
-                "shared_with_upstream": "ONCE",
-                "format_string": {
-                    "text_format_source": { "inline_string": "%FILTER_STATE(wasm.idleguard.generation:PLAIN)%" }
-                }
-            }]
-        }
-    });
     let policy = json!({"lb_idle_timeout": "1s", "retry_stale": "off"});
     let pattern = Pattern::Bursts { gap: (ms(0), ms(2_000)) };
     let mut failed = Vec::new();
@@ -63,7 +68,7 @@ async fn set_filter_state_fences_its_pool() {
         let lb = tls(Mode::SilentRst(ms(1_000)));
         let mut config = straight(config.clone(), &lb, &policy);
         if fenced {
-            config = config.insert(filters, Some(1), fence.clone());
+            config = fence(config);
         }
         let envoy = start(&config, 1).await;
         let report = Load::post(envoy.ingress(), pattern).clients(20).run(ms(12_000)).await;

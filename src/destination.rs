@@ -454,10 +454,6 @@ impl Destination {
             queued_for: NEVER,
             links: Links::default(),
         };
-        if self.connections.len() == self.connections.capacity() {
-            // Doubling would leave half of the room unused, and Wasm memory is never given back.
-            self.connections.reserve_exact((self.connections.len() >> 3).max(16));
-        }
         let slot = u32::try_from(self.connections.insert(connection)).unwrap_or(u32::MAX);
         let key = ConnectionKey { slot, context };
         self.tally.count(DestinationMetric::ConnectionsOpened);

@@ -85,7 +85,10 @@ pub fn write(module: &[u8], version: &str, directory: &Path) -> io::Result<Writt
     let mut compat = put(manifest.to_string().as_bytes(), MANIFEST)?;
 
     // Those who fetch it want two layers, the second of which they do not read.
-    let config = put(json!({"type": "envoy_proxy", "abiVersions": ["0.2.1"], "config": {}}).to_string().as_bytes(), WASM_CONFIG)?;
+    let config = put(
+        json!({"type": "envoy_proxy", "abiVersions": ["0.2.1"], "config": {}}).to_string().as_bytes(),
+        WASM_CONFIG,
+    )?;
     let layers = [put(module, WASM_LAYER)?, config.clone()];
     let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers,
         "annotations": annotations});

@@ -9,9 +9,9 @@ fn main() -> ExitCode {
         eprintln!("usage: idleguard-image MODULE VERSION DIRECTORY");
         return ExitCode::FAILURE;
     };
-    let written = std::fs::read(module)
-        .map_err(|error| format!("{module}: {error}"))
-        .and_then(|bytes| idleguard_image::write(&bytes, version, Path::new(directory)).map_err(|e| format!("{directory}: {e}")));
+    let written = std::fs::read(module).map_err(|error| format!("{module}: {error}")).and_then(|bytes| {
+        idleguard_image::write(&bytes, version, Path::new(directory)).map_err(|e| format!("{directory}: {e}"))
+    });
     match written {
         Ok(written) => {
             println!("{module}  sha256 {}", written.module);

@@ -29,7 +29,8 @@ impl Resources {
     pub(crate) fn fixture(name: &str) -> Result<Self> {
         let mut all = fixture(name)?;
         proto_names(&mut all);
-        let mut take = |key: &str| all[key].as_array_mut().map(std::mem::take).with_context(|| format!("{name}: {key}"));
+        let mut take =
+            |key: &str| all[key].as_array_mut().map(std::mem::take).with_context(|| format!("{name}: {key}"));
         Ok(Self {
             listeners: take("listeners")?,
             routes: take("routes")?,
@@ -60,7 +61,8 @@ impl Resources {
             walk(listener, &mut |object| {
                 for key in ["filters", "http_filters"] {
                     if let Some(Value::Array(filters)) = object.get_mut(key) {
-                        filters.retain(|filter| !filter["name"].as_str().is_some_and(|name| name.starts_with("istio.")));
+                        filters
+                            .retain(|filter| !filter["name"].as_str().is_some_and(|name| name.starts_with("istio.")));
                         filters.iter_mut().for_each(|filter| discover_from_file(filter, directory));
                     }
                 }
@@ -84,7 +86,7 @@ impl Resources {
 
 /// A file of `fixtures/`.
 pub(crate) fn fixture(name: &str) -> Result<Value> {
-    let path = project::root().join("tests/deploy/fixtures").join(name);
+    let path = project::root().join("deploy/tests/fixtures").join(name);
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     Ok(serde_norway::from_str(&text)?)
 }

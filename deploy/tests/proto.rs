@@ -75,7 +75,8 @@ fn messages_merge_as_protobuf_does() {
 
 #[test]
 fn fields_are_named_as_in_proto_files() {
-    for (given, named) in [("routeConfigName", "route_config_name"), ("ads", "ads"), ("@type", "@type"), ("a/B", "a/B")] {
+    for (given, named) in [("routeConfigName", "route_config_name"), ("ads", "ads"), ("@type", "@type"), ("a/B", "a/B")]
+    {
         assert_eq!(proto_name(given), named);
     }
 }

@@ -84,7 +84,12 @@ fn istio_bootstrap() -> Value {
 }
 
 /// What istiod sends, as it is and with the manifests of a directory.
-fn istio_resources(case: &str, context: &str, settings: &[(&str, &str)], plugin: impl FnOnce(&mut Value)) -> Option<[Resources; 2]> {
+fn istio_resources(
+    case: &str,
+    context: &str,
+    settings: &[(&str, &str)],
+    plugin: impl FnOnce(&mut Value),
+) -> Option<[Resources; 2]> {
     let kubectl = project::or_skip(kubectl())?;
     project::or_skip(project::envoy())?;
     project::or_skip(project::wasm())?;
@@ -185,7 +190,8 @@ async fn envoy_gateway_behind_a_load_balancer() {
 
 /// The application gets the address that the trusted proxy wrote, and nothing that the client wrote.
 async fn gets_the_client(running: &Running, host: &str) {
-    let sent = [("x-forwarded-for", "192.0.2.1, 203.0.113.7"), ("x-real-ip", "192.0.2.1"), ("true-client-ip", "192.0.2.1")];
+    let sent =
+        [("x-forwarded-for", "192.0.2.1, 203.0.113.7"), ("x-real-ip", "192.0.2.1"), ("true-client-ip", "192.0.2.1")];
     let headers = running.headers(host, &sent).await;
     let values = |name: &str| -> Vec<_> {
         headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect()

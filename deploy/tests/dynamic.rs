@@ -86,7 +86,8 @@ async fn what_was_learnt_stays_and_nothing_is_closed() {
     let near = |value: u64, wanted: u64| value.abs_diff(wanted) * 100 <= wanted * 5;
     let learning = async {
         let learnt = "wasmcustom.idleguard.destination.payments.learned_lb_idle_timeout_ms";
-        let known = example.envoy.wait_for(Duration::from_secs(20), "idleguard", |stats| near(stats[learnt], 1_000)).await;
+        let known =
+            example.envoy.wait_for(Duration::from_secs(20), "idleguard", |stats| near(stats[learnt], 1_000)).await;
         known.expect("the timeout");
     };
     let gap = (Duration::ZERO, Duration::from_secs(2));
@@ -104,7 +105,8 @@ async fn what_was_learnt_stays_and_nothing_is_closed() {
         assert!(open >= 4, "{open}");
         example.change(&learn("40%")).await;
         sleep(Duration::from_secs(1)).await;
-        let (learnt, limit) = (example.metric("learned_lb_idle_timeout_ms").await, example.metric("idle_limit_ms").await);
+        let (learnt, limit) =
+            (example.metric("learned_lb_idle_timeout_ms").await, example.metric("idle_limit_ms").await);
         assert!(near(learnt, 1_000) && near(limit, 600), "{learnt} {limit}");
         (before, example.stat("cluster.payments.upstream_cx_destroy").await)
     };

@@ -42,7 +42,8 @@ fn a_client_reads_both_forms() {
         let source = format!("oci:{}:{tag}", layout.display());
         let raw = skopeo(&["inspect", "--raw", &source]).expect("a manifest");
         fs::write(directory.path().join("raw"), raw).expect("a file");
-        let found = skopeo(&["manifest-digest", &directory.path().join("raw").display().to_string()]).expect("a digest");
+        let found =
+            skopeo(&["manifest-digest", &directory.path().join("raw").display().to_string()]).expect("a digest");
         assert_eq!(found.trim(), format!("sha256:{digest}"));
         // skopeo verifies every digest and size on the way.
         let copy = directory.path().join(tag);

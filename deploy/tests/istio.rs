@@ -19,7 +19,8 @@ pub(crate) fn add_wasm_plugin(xds: &mut Resources, plugin: &Value) -> Result<()>
         for filters in network_filters(listener) {
             let Some(manager) = filters.iter_mut().find_map(manager) else { continue };
             let filters = list(manager, "http_filters");
-            let place = filters.iter().position(|filter| filter["name"] != "istio.metadata_exchange").unwrap_or_default();
+            let place =
+                filters.iter().position(|filter| filter["name"] != "istio.metadata_exchange").unwrap_or_default();
             let discovery = json!({
                 "config_source": {"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"},
                 "type_urls": [
@@ -71,7 +72,11 @@ pub(crate) fn apply_envoy_filter(xds: &mut Resources, filter: &Value, context: &
             ("LISTENER", "ADD") => add(&mut xds.listeners, value),
             ("NETWORK_FILTER", "INSERT_BEFORE") => {
                 let wanted = text(selector, "/listener/filterChain/filter/name")?;
-                xds.listeners.iter_mut().flat_map(network_filters).map(|filters| insert_before(filters, wanted, value)).sum()
+                xds.listeners
+                    .iter_mut()
+                    .flat_map(network_filters)
+                    .map(|filters| insert_before(filters, wanted, value))
+                    .sum()
             }
             ("NETWORK_FILTER", "MERGE") => {
                 let wanted = text(selector, "/listener/filterChain/filter/name")?;
@@ -116,7 +121,8 @@ fn merge_routes(configurations: &mut [Value], selector: &Value, value: &Value) -
     let wanted = |key: &str, found: &Value| selector.pointer(key).is_none_or(|name| name == found);
     let mut merged = 0;
     for configuration in configurations {
-        for host in list(configuration, "virtual_hosts").iter_mut().filter(|host| wanted("/vhost/name", &host["name"])) {
+        for host in list(configuration, "virtual_hosts").iter_mut().filter(|host| wanted("/vhost/name", &host["name"]))
+        {
             for route in list(host, "routes") {
                 let has_action = match selector.pointer("/vhost/route/action").and_then(Value::as_str) {
                     None | Some("ANY") => true,

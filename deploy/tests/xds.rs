@@ -86,7 +86,7 @@ impl Resources {
 
 /// A file of `fixtures/`.
 pub(crate) fn fixture(name: &str) -> Result<Value> {
-    let path = project::root().join("tests/deploy/fixtures").join(name);
+    let path = project::root().join("deploy/tests/fixtures").join(name);
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     Ok(serde_norway::from_str(&text)?)
 }

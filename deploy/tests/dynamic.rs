@@ -1,5 +1,6 @@
 //! `deploy/dynamic`: a policy that changes while everything runs takes effect, closes nothing and forgets nothing.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -37,12 +38,12 @@ impl Example {
 
     /// Changes the policy of both filters, and waits until Envoy has taken it.
     async fn change(&self, policy: &Value) {
-        let reloads = |stats: &std::collections::BTreeMap<String, u64>| {
+        let reloads = |stats: &BTreeMap<String, u64>| {
             stats.iter().filter(|(name, _)| name.ends_with(".config_reload")).map(|(_, count)| count).sum::<u64>()
         };
         let before = reloads(&self.envoy.stats().await.expect("statistics"));
         change(self.directory.path(), policy).expect("files");
-        let both = |stats: &_| reloads(stats) >= before + 2;
+        let both = |stats: &BTreeMap<String, u64>| reloads(stats) >= before + 2;
         self.envoy.wait_for(Duration::from_secs(10), "extension_config", both).await.expect("a new configuration");
     }
 

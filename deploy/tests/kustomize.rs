@@ -83,7 +83,7 @@ fn every_setting_reaches_all_its_places() {
     for directory in DIRECTORIES {
         let shipped = settings(directory).expect("settings");
         for (key, default) in &shipped {
-            let documents = render(&kubectl, directory, &[(key, "changed")]).expect("manifests");
+            let documents = render(&kubectl, directory, &[(key.as_str(), "changed")]).expect("manifests");
             let mut found = BTreeSet::new();
             let others: Vec<_> = shipped.iter().filter(|(of, _)| of == "cluster" && of != key).collect();
             let others: Vec<_> = others.iter().map(|(_, value)| value.as_str()).collect();

@@ -73,7 +73,7 @@ impl Envoy {
         let policy = Policy::from_section(Section::try_new("", json).unwrap()).unwrap();
         let now = Timestamp::from_millis(1_000);
         let mut worker = Worker::new(42);
-        let (id, _) = worker.destination("payments", now).expect("room");
+        let (id, _) = worker.destination("payments", now).unwrap();
         let destination = worker.get(id).unwrap();
         destination.add_policy(1, policy.clone(), true, now);
         destination.add_policy(2, policy.clone(), false, now);

@@ -1,12 +1,14 @@
 //! The same traffic through plain Envoy and through idleguard, in the same seconds, to load balancers that behave alike.
 //!
 //! idleguard is not told the idle timeout. First the load balancers close idle connections by FIN, from which it learns the
-//! timeout; then they forget them without a word, as many do. [`Script`] says when; a click on the [`page`] overrides it.
+//! timeout; then they forget them without a word, as many do. [`Demo::round`] follows that script;
+//! a click on the [`page`] overrides it.
 
 pub mod page;
 
 use std::{
     fmt,
+    net::SocketAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -82,6 +84,11 @@ impl Demo {
             begun: Instant::now(),
             by_hand: AtomicBool::new(false),
         })
+    }
+
+    /// The admin interface of the Envoy with idleguard.
+    pub fn guarded_admin(&self) -> SocketAddr {
+        self.guarded.envoy.admin()
     }
 
     /// Sends for this long, one round.
@@ -163,12 +170,11 @@ impl Lane {
     }
 
     async fn snapshot(&self) -> Value {
-        let since = std::mem::replace(&mut *self.shown.lock().expect("nothing panics while it holds it"), Instant::now());
+        let since =
+            std::mem::replace(&mut *self.shown.lock().expect("nothing panics while it holds it"), Instant::now());
         let view = self.lb.view(since);
-        let connections: Vec<Value> = view
-            .iter()
-            .map(|view| json!([view.id, standing(view.standing), millis(view.idle_age)]))
-            .collect();
+        let connections: Vec<Value> =
+            view.iter().map(|view| json!([view.id, standing(view.standing), millis(view.idle_age)])).collect();
         let (ok, failed) = self.live.counts();
         let Counters { opened, open, .. } = self.lb.counters();
         let (limit, learnt) = self.limits().await;

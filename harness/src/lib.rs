@@ -9,10 +9,12 @@
 //! | [`servers`] | real nginx, HAProxy and Node |
 //! | [`http`] | one request |
 //! | [`demo`] | the same traffic with and without idleguard, and a page that shows it |
+//! | [`browser`] | headless Chromium |
 //! | [`prometheus`] | a real Prometheus that scrapes an Envoy, and the queries of a dashboard |
 //! | [`process`], [`project`], [`arguments`] | children that never outlive us; where things are; what users type |
 
 pub mod arguments;
+pub mod browser;
 pub mod delay;
 pub mod demo;
 pub mod envoy;

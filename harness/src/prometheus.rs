@@ -106,21 +106,32 @@ pub struct Panel {
 /// and this `$__rate_interval`.
 pub fn panels(dashboard: &Value, rate_interval: &str) -> Result<Vec<Panel>> {
     let panels = dashboard["panels"].as_array().context("no panels")?;
-    panels.iter().filter(|panel| panel["type"] != "row" && panel["type"] != "text").map(|panel| {
-        let title = panel["title"].as_str().context("a panel without a title")?.to_owned();
-        let target = |target: &Value| {
-            let query = target["expr"].as_str().with_context(|| format!("{title}: a target without expr"))?;
-            let query = query.replace("$__rate_interval", rate_interval).replace("$job", ".*").replace("$destination", ".*");
-            ensure!(!query.contains('$'), "{title}: an unknown variable in {query}");
-            Ok((query, target["legendFormat"].as_str().unwrap_or_default().to_owned()))
-        };
-        let targets = panel["targets"].as_array().with_context(|| format!("{title}: no targets"))?;
-        Ok(Panel {
-            queries: targets.iter().map(target).collect::<Result<_>>()?,
-            kind: panel["type"].as_str().unwrap_or_default().to_owned(),
-            unit: panel.pointer("/fieldConfig/defaults/unit").and_then(Value::as_str).unwrap_or_default().to_owned(),
-            place: ["x", "y", "w", "h"].map(|key| panel["gridPos"][key].as_u64().unwrap_or(0)),
-            title,
+    panels
+        .iter()
+        .filter(|panel| panel["type"] != "row" && panel["type"] != "text")
+        .map(|panel| {
+            let title = panel["title"].as_str().context("a panel without a title")?.to_owned();
+            let target = |target: &Value| {
+                let query = target["expr"].as_str().with_context(|| format!("{title}: a target without expr"))?;
+                let query = query
+                    .replace("$__rate_interval", rate_interval)
+                    .replace("$job", ".*")
+                    .replace("$destination", ".*");
+                ensure!(!query.contains('$'), "{title}: an unknown variable in {query}");
+                Ok((query, target["legendFormat"].as_str().unwrap_or_default().to_owned()))
+            };
+            let targets = panel["targets"].as_array().with_context(|| format!("{title}: no targets"))?;
+            Ok(Panel {
+                queries: targets.iter().map(target).collect::<Result<_>>()?,
+                kind: panel["type"].as_str().unwrap_or_default().to_owned(),
+                unit: panel
+                    .pointer("/fieldConfig/defaults/unit")
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+                    .to_owned(),
+                place: ["x", "y", "w", "h"].map(|key| panel["gridPos"][key].as_u64().unwrap_or(0)),
+                title,
+            })
         })
-    }).collect()
+        .collect()
 }

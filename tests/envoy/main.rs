@@ -4,6 +4,8 @@
 
 mod client_ip_docs;
 mod configuration;
+mod dashboards;
+mod demo_page;
 mod hints;
 mod in_flight;
 mod learns_the_timeout;

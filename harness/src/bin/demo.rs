@@ -59,10 +59,18 @@ async fn demo(arguments: Arguments) -> Result<()> {
     let demo = Demo::start(&config, timeout, arguments.clients).await?;
 
     println!("Watch it live: http://{}/\n", page.address());
-    println!("{} clients on each side send POST requests, half of them in bursts with silences of up to", arguments.clients);
+    println!(
+        "{} clients on each side send POST requests, half of them in bursts with silences of up to",
+        arguments.clients
+    );
     println!("{:?}, half of them each at its own random times.", timeout * 2);
-    println!("The LB drops connections that were idle for {timeout:?}: at first it closes them, later it says nothing,");
-    println!("and resets them when used. idleguard is not told the timeout. A table follows in {} s.\n", arguments.seconds);
+    println!(
+        "The LB drops connections that were idle for {timeout:?}: at first it closes them, later it says nothing,"
+    );
+    println!(
+        "and resets them when used. idleguard is not told the timeout. A table follows in {} s.\n",
+        arguments.seconds
+    );
     let show = async {
         let mut frames = interval(FRAME);
         loop {

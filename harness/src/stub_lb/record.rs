@@ -141,8 +141,17 @@ impl Book {
         self.counters.open += 1;
         self.counters.peak = self.counters.peak.max(self.counters.open);
         let id = self.counters.opened;
-        let record =
-            Record { id, opened: now, requests: 0, idle_ages: Vec::new(), sni: None, idle_since: Some(now), dropped: None, met: false, close: None };
+        let record = Record {
+            id,
+            opened: now,
+            requests: 0,
+            idle_ages: Vec::new(),
+            sni: None,
+            idle_since: Some(now),
+            dropped: None,
+            met: false,
+            close: None,
+        };
         self.open.insert(id, record);
         id
     }

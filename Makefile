@@ -48,9 +48,14 @@ run: build envoy ## Envoy with idleguard on 127.0.0.1:10000, before a demo LB or
 	@exec $(CARGO_TARGET_DIR)/debug/run $(RUN_ARGUMENTS)
 
 .PHONY: demo
-demo: build envoy ## 30 s of the same traffic through plain Envoy and through idleguard, side by side
+demo: build envoy ## the same traffic through plain Envoy and through idleguard: a live page, and a table after 30 s
 	@cargo build --locked --quiet -p idleguard-harness --bin demo
 	@exec $(CARGO_TARGET_DIR)/debug/demo
+
+.PHONY: dashboard
+dashboard: build envoy servers ## draws docs/dashboard.svg: the panels of the Grafana dashboard after two minutes of the demo
+	@cargo build --locked --quiet -p idleguard-harness --bin dashboard
+	@exec $(CARGO_TARGET_DIR)/debug/dashboard
 
 .PHONY: test
 test: lint build envoy servers ## everything that must pass
@@ -77,15 +82,22 @@ fuzz: ## runs every fuzz target for FUZZ_SECONDS=600 each; needs rustup, install
 	  cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=4096 -print_final_stats=1; \
 	done
 
+# Any of these will do. Debian's chromium-headless-shell is Chromium without its windows: a quarter less to install.
+BROWSERS := chromium-headless-shell chromium chromium-browser google-chrome-stable google-chrome
+
 .PHONY: servers
-servers: ## installs nginx, HAProxy, Node and nghttp2 for the tests, where apt-get may
-	@missing=; for pair in nginx:nginx-light haproxy:haproxy node:nodejs nghttpd:nghttp2-server; do \
+servers: ## installs nginx, HAProxy, Node, nghttp2, Prometheus and Chromium for the tests, where apt-get may
+	@missing=; for pair in nginx:nginx-light haproxy:haproxy node:nodejs nghttpd:nghttp2-server promtool:prometheus; do \
 	  PATH="$$PATH:/usr/sbin" command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair##*:}"; done; \
 	if [ -n "$$missing" ]; then \
 	  sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
 	  { $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing; } >/dev/null 2>&1 \
 	  || echo "could not install$$missing with apt-get: the tests that need them are skipped, and say so"; \
 	fi
+	@command -v $(BROWSERS) >/dev/null || { \
+	  sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+	  { $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends chromium-headless-shell; } >/dev/null 2>&1 \
+	  || echo "could not install chromium-headless-shell with apt-get: the tests of the demo's page are skipped, and say so"; }
 
 .PHONY: clean
 clean: ## removes what was built and downloaded

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Parser;
 use idleguard_harness::{
     arguments,
@@ -39,16 +39,12 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    tokio::select! {
-        result = demo(arguments) => match result {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("demo: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
-        () = process::stop_signal() => ExitCode::FAILURE,
+    match demo(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -56,11 +52,14 @@ async fn demo(arguments: Arguments) -> Result<()> {
     let timeout = arguments.lb_idle_timeout;
     let config = arguments::configuration(arguments.envoy_yaml, arguments.wasm)?.free_ports();
     let (page, mut chosen) = Page::start(arguments.port).await?;
-    let demo = Demo::start(&config, timeout, arguments.clients).await?;
+    let demo = tokio::select! {
+        demo = Demo::start(&config, timeout, arguments.clients) => demo?,
+        () = process::stop_signal() => bail!("stopped"),
+    };
 
     println!("Watch it live: http://{}/\n", page.address());
     println!(
-        "{} clients on each side send POST requests, half of them in bursts with silences of up to",
+        "{} clients on each side send POST requests, half of them in three bursts with silences of up to",
         arguments.clients
     );
     println!("{:?}, half of them each at its own random times.", timeout * 2);
@@ -89,6 +88,7 @@ async fn demo(arguments: Arguments) -> Result<()> {
         () = rounds(&demo, &page, Duration::from_secs(arguments.seconds)) => {}
         () = show => {}
         () = choose => {}
+        () = process::stop_signal() => {}
     }
     page.publish(&demo.snapshot().await);
     page.end();

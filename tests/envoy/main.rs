@@ -4,8 +4,6 @@
 
 mod client_ip_docs;
 mod configuration;
-mod dashboards;
-mod demo_page;
 mod hints;
 mod in_flight;
 mod learns_the_timeout;

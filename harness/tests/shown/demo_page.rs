@@ -7,7 +7,7 @@ use idleguard_harness::demo::{Demo, page::Page};
 use idleguard_harness::project;
 use serde_json::{Value, json};
 
-use super::{beside_others, ms, project_config};
+use super::{ms, project_config};
 
 /// A page on which nobody has seen anything yet, and a browser that looks at it.
 async fn opened() -> Option<(Page, tokio::task::JoinHandle<String>)> {
@@ -85,7 +85,6 @@ async fn connections_age_are_closed_and_break() {
 async fn the_page_agrees_with_the_table() {
     let Some(config) = project_config() else { return };
     let Some((page, dom)) = opened().await else { return };
-    let _turn = beside_others().await;
     let demo = Demo::start(&config, ms(1_000), 20).await.expect("both Envoys");
     assert!(demo.choose("silent") && !demo.choose("sometimes"));
     let show = async {

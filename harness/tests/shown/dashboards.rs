@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Context;
+use idleguard_harness::envoy::{Config, Envoy, Options};
 use idleguard_harness::load::{Load, Pattern};
 use idleguard_harness::project;
 use idleguard_harness::prometheus::{Prometheus, panels};
 use idleguard_harness::stub_lb::{Mode, StubLb};
 use serde_json::{Value, json};
 
-use super::{beside_others, ms, project_config, start, with_policy};
+use super::{ms, project_config};
 
 fn deploy(path: &str) -> PathBuf {
     project::root().join("deploy").join(path)
@@ -42,10 +43,13 @@ async fn every_query_of_the_dashboard_and_every_alert_finds_data() {
     if project::or_skip(project::program("prometheus").context("prometheus is not installed")).is_none() {
         return;
     }
-    let _turn = beside_others().await;
     let lb = StubLb::start(Mode::FinAt(ms(1_000)));
     let policy = json!({"lb_idle_timeout": "learn", "initial_limit": "500ms"});
-    let envoy = start(&with_policy(config, &policy).upstream(lb.address()), 1).await;
+    let config = config
+        .http_filter(&json!({"filter": "http", "destinations": {"payments": policy}, "client_ip": {}}))
+        .connection_filter(&json!({"filter": "connection", "destination": "payments", "policy": policy}))
+        .upstream(lb.address());
+    let envoy = Envoy::start(&config, Options::default()).await.expect("a running Envoy");
     let rules = deploy("prometheus/rules.yaml");
     let prometheus = Prometheus::start(envoy.admin(), &rules).await.expect("a running Prometheus");
     let load = Load::post(envoy.ingress(), Pattern::Scattered { gap: (ms(0), ms(2_000)) }).clients(20);
@@ -69,7 +73,7 @@ async fn every_query_of_the_dashboard_and_every_alert_finds_data() {
     let mut queries: Vec<_> = queries.map(|(title, query)| (title, query.replace("$__range", "60s"))).collect();
     assert!(queries.len() > 20, "{queries:?}");
     // What an alert compares, without the comparison: the alert itself should find nothing.
-    let alerts = idleguard_harness::envoy::Config::load(&rules).expect("YAML");
+    let alerts = Config::load(&rules).expect("YAML");
     for alert in alerts.get("groups/0/rules").and_then(Value::as_array).expect("rules") {
         let expression = alert["expr"].as_str().expect("an expression").replace("offset 1h", "offset 1s");
         let (compared, _) = expression.rsplit_once(['<', '>']).expect("a comparison");

@@ -103,8 +103,8 @@ pub struct Panel {
 }
 
 /// The panels of a dashboard, with the variables in their queries replaced as Grafana would: any `$job` and `$destination`,
-/// and this `$__rate_interval`.
-pub fn panels(dashboard: &Value, rate_interval: &str) -> Result<Vec<Panel>> {
+/// and these `$__rate_interval` and `$__range`, durations such as `10s`.
+pub fn panels(dashboard: &Value, rate_interval: &str, range: &str) -> Result<Vec<Panel>> {
     let panels = dashboard["panels"].as_array().context("no panels")?;
     panels
         .iter()
@@ -115,6 +115,7 @@ pub fn panels(dashboard: &Value, rate_interval: &str) -> Result<Vec<Panel>> {
                 let query = target["expr"].as_str().with_context(|| format!("{title}: a target without expr"))?;
                 let query = query
                     .replace("$__rate_interval", rate_interval)
+                    .replace("$__range", range)
                     .replace("$job", ".*")
                     .replace("$destination", ".*");
                 ensure!(!query.contains('$'), "{title}: an unknown variable in {query}");

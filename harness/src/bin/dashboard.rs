@@ -61,7 +61,7 @@ async fn main() -> Result<()> {
     sleep(Duration::from_secs(6)).await; // Envoy merges its histograms, and Prometheus scrapes them
 
     let mut svg = String::new();
-    let panels = panels(&dashboard, "10s")?;
+    let panels = panels(&dashboard, "10s", &format!("{}s", duration.as_secs()))?;
     let height = panels.iter().map(|panel| panel.place[1] + panel.place[3]).max().unwrap_or(0) as f64 * GRID.1;
     writeln!(svg, r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1200 {height}" role="img">"#)?;
     writeln!(svg, r#"<style>{STYLE}</style><rect width="1200" height="{height}" fill="var(--page)"/>"#)?;
@@ -85,15 +85,14 @@ async fn draw(svg: &mut String, panel: &Panel, prometheus: &Prometheus, duration
     writeln!(svg, r#"<text class="title" x="12" y="22">{}</text>"#, escape(&panel.title))?;
     let mut all: Vec<Series> = Vec::new();
     for (query, legend) in &panel.queries {
-        let query = query.replace("$__range", &format!("{}s", duration.as_secs()));
         if panel.kind == "stat" {
-            let found = prometheus.query(&query).await?;
+            let found = prometheus.query(query).await?;
             let value = found.first().map(|series| number(&series["value"][1]));
             let text = value.map_or("no data".to_owned(), |value| with_unit(value.round(), &panel.unit));
             writeln!(svg, r#"<text class="number" x="12" y="74">{text}</text>"#)?;
             continue;
         }
-        for series in prometheus.range(&query, duration, duration / 120).await? {
+        for series in prometheus.range(query, duration, duration / 120).await? {
             all.push(points(&series, legend));
         }
     }

@@ -43,8 +43,8 @@ async fn every_query_of_the_dashboard_and_every_alert_finds_data() {
     if project::or_skip(project::program("prometheus").context("prometheus is not installed")).is_none() {
         return;
     }
-    let lb = StubLb::start(Mode::FinAt(ms(1_000)));
-    let policy = json!({"lb_idle_timeout": "learn", "initial_limit": "500ms"});
+    let lb = StubLb::start(Mode::FinAt(ms(2_000)));
+    let policy = json!({"lb_idle_timeout": "learn", "initial_limit": "1s"});
     let config = config
         .http_filter(&json!({"filter": "http", "destinations": {"payments": policy}, "client_ip": {}}))
         .connection_filter(&json!({"filter": "connection", "destination": "payments", "policy": policy}))
@@ -52,25 +52,26 @@ async fn every_query_of_the_dashboard_and_every_alert_finds_data() {
     let envoy = Envoy::start(&config, Options::default()).await.expect("a running Envoy");
     let rules = deploy("prometheus/rules.yaml");
     let prometheus = Prometheus::start(envoy.admin(), &rules).await.expect("a running Prometheus");
-    let load = Load::post(envoy.ingress(), Pattern::Scattered { gap: (ms(0), ms(2_000)) }).clients(20);
-    tokio::join!(load.run(ms(12_000)), async {
+    let load = Load::post(envoy.ingress(), Pattern::Scattered { gap: (ms(0), ms(4_000)) }).clients(20);
+    tokio::join!(load.run(ms(15_000)), async {
         let learnt = "idleguard_destination_learned_lb_idle_timeout_ms";
         let scraped = async || prometheus.query(&format!("{learnt} > 0")).await.expect("an answer").len();
-        for _ in 0..80 {
+        for _ in 0..120 {
             if scraped().await > 0 {
-                return;
+                break;
             }
             tokio::time::sleep(ms(250)).await;
         }
+        tokio::time::sleep(ms(2_000)).await; // the alerts look back
     });
 
     let dashboard: Value =
         serde_json::from_slice(&std::fs::read(deploy("grafana/idleguard.json")).expect("a dashboard")).expect("JSON");
-    let queries = panels(&dashboard, "10s").expect("panels with queries").into_iter().flat_map(|panel| {
+    let queries = panels(&dashboard, "10s", "60s").expect("panels with queries").into_iter().flat_map(|panel| {
         let title = panel.title;
         panel.queries.into_iter().map(move |(query, _)| (title.clone(), query))
     });
-    let mut queries: Vec<_> = queries.map(|(title, query)| (title, query.replace("$__range", "60s"))).collect();
+    let mut queries: Vec<_> = queries.collect();
     assert!(queries.len() > 20, "{queries:?}");
     // What an alert compares, without the comparison: the alert itself should find nothing.
     let alerts = Config::load(&rules).expect("YAML");

@@ -160,19 +160,12 @@ impl Lane {
 
     async fn measure(&self, clients: usize, timeout: Duration, duration: Duration) -> Outcome {
         let gap = (Duration::ZERO, timeout * 2);
-        let load = |pattern, clients: usize, seed| {
-            let load = Load::post(self.envoy.ingress(), pattern).clients(clients).seed(seed);
-            load.live(self.live.clone()).run(duration)
-        };
+        let load = |pattern| Load::post(self.envoy.ingress(), pattern).live(self.live.clone());
+        let bursts = load(Pattern::Bursts { gap }).clients(clients.div_ceil(2));
+        let scattered = load(Pattern::Scattered { gap }).clients(clients / 2);
         let before = self.lb.counters();
-        let each = clients / 6;
-        let (mut report, second, third, scattered) = tokio::join!(
-            load(Pattern::Bursts { gap }, each, 1),
-            load(Pattern::Bursts { gap }, each, 2),
-            load(Pattern::Bursts { gap }, each, 3),
-            load(Pattern::Scattered { gap }, clients - 3 * each, 4),
-        );
-        [second, third, scattered].into_iter().for_each(|other| report.add(other));
+        let (mut report, other) = tokio::join!(bursts.run(duration), scattered.run(duration));
+        report.add(other);
         Outcome { report, opened: self.lb.counters().opened - before.opened }
     }
 

@@ -59,7 +59,7 @@ async fn demo(arguments: Arguments) -> Result<()> {
 
     println!("Watch it live: http://{}/\n", page.address());
     println!(
-        "{} clients on each side send POST requests, half of them in three bursts with silences of up to",
+        "{} clients on each side send POST requests, half of them in bursts with silences of up to",
         arguments.clients
     );
     println!("{:?}, half of them each at its own random times.", timeout * 2);

@@ -85,7 +85,7 @@ async fn connections_age_are_closed_and_break() {
 async fn the_page_agrees_with_the_table() {
     let Some(config) = project_config() else { return };
     let Some((page, dom)) = opened().await else { return };
-    let demo = Demo::start(&config, ms(1_000), 20).await.expect("both Envoys");
+    let demo = Demo::start(&config, ms(1_000), 60).await.expect("both Envoys");
     assert!(demo.choose("silent") && !demo.choose("sometimes"));
     let show = async {
         loop {

@@ -71,7 +71,7 @@ run: build envoy ## Envoy with idleguard on 127.0.0.1:10000, before a demo LB or
 	@exec $(CARGO_TARGET_DIR)/debug/run $(RUN_ARGUMENTS)
 
 .PHONY: demo
-demo: build envoy ## 30 s of the same traffic through plain Envoy and through idleguard, side by side
+demo: build envoy ## the same traffic through plain Envoy and through idleguard: a live page, and a table after 30 s
 	@cargo build --locked --quiet -p idleguard-harness --bin demo
 	@exec $(CARGO_TARGET_DIR)/debug/demo
 
@@ -94,6 +94,11 @@ clients: ## installs kubectl, jsonschema and skopeo for the tests of deploy/, wh
 	@command -v skopeo >/dev/null || { sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
 	  { $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends skopeo; } >/dev/null 2>&1 \
 	  || echo "could not install skopeo with apt-get: the tests that need it are skipped, and say so"; }
+
+.PHONY: dashboard
+dashboard: build envoy servers ## draws docs/dashboard.svg: the panels of the Grafana dashboard after two minutes of the demo
+	@cargo build --locked --quiet -p idleguard-harness --bin dashboard
+	@exec $(CARGO_TARGET_DIR)/debug/dashboard
 
 .PHONY: test
 test: lint build envoy servers clients ## everything that must pass
@@ -134,15 +139,22 @@ audit: ## licences, sources and known vulnerabilities of the dependencies (deny.
 	@if $(CARGO_DENY) fetch db >/dev/null 2>&1; then $(CARGO_DENY) --locked --all-features check --disable-fetch advisories; \
 	else echo "advisories not checked: https://github.com/RustSec/advisory-db can't be reached"; fi
 
+# Any of these will do. Debian's chromium-headless-shell is Chromium without its windows: a quarter less to install.
+BROWSERS := chromium-headless-shell chromium chromium-browser google-chrome-stable google-chrome
+
 .PHONY: servers
-servers: ## installs nginx, HAProxy, Node and nghttp2 for the tests, where apt-get may
-	@missing=; for pair in nginx:nginx-light haproxy:haproxy node:nodejs nghttpd:nghttp2-server; do \
+servers: ## installs nginx, HAProxy, Node, nghttp2, Prometheus and Chromium for the tests, where apt-get may
+	@missing=; for pair in nginx:nginx-light haproxy:haproxy node:nodejs nghttpd:nghttp2-server promtool:prometheus; do \
 	  PATH="$$PATH:/usr/sbin" command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair##*:}"; done; \
 	if [ -n "$$missing" ]; then \
 	  sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
 	  { $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing; } >/dev/null 2>&1 \
 	  || echo "could not install$$missing with apt-get: the tests that need them are skipped, and say so"; \
 	fi
+	@command -v $(BROWSERS) >/dev/null || { \
+	  sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+	  { $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends chromium-headless-shell; } >/dev/null 2>&1 \
+	  || echo "could not install chromium-headless-shell with apt-get: the tests of the demo's page are skipped, and say so"; }
 
 .PHONY: picture
 picture: ## draws docs/learning.svg from a simulated run

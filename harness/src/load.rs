@@ -34,7 +34,7 @@ use tokio::{
 };
 
 use self::client::Client;
-pub use self::report::{Example, Failure, Report};
+pub use self::report::{Example, Failure, Live, Report};
 
 /// When requests are sent. A gap begins at the end of the response.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +63,7 @@ pub struct Load {
     clients: usize,
     timeout: Duration,
     seed: u64,
+    live: Arc<Live>,
 }
 
 impl Load {
@@ -78,6 +79,7 @@ impl Load {
             clients: 1,
             timeout: Duration::from_secs(15),
             seed: 1,
+            live: Arc::default(),
         }
     }
 
@@ -115,6 +117,12 @@ impl Load {
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {
         Self { seed, ..self }
+    }
+
+    /// Counts here as well, while it runs.
+    #[must_use]
+    pub fn live(self, live: Arc<Live>) -> Self {
+        Self { live, ..self }
     }
 
     /// Sends for this long; requests in flight then are awaited. Runs on two threads of its own.

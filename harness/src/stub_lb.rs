@@ -48,7 +48,7 @@ use self::{
 };
 pub use self::{
     mode::Mode,
-    record::{By, Close, Counters, How, Record},
+    record::{By, Close, Counters, How, Record, Standing, View},
 };
 use crate::delay::DelayRelay;
 
@@ -185,6 +185,16 @@ impl StubLb {
     /// Every connection that is open, and the last ones that have ended, in the order of acceptance.
     pub fn records(&self) -> Vec<Record> {
         self.shared.book().records()
+    }
+
+    /// Where each connection stands: those that are open, and those that have ended since.
+    pub fn view(&self, since: Instant) -> Vec<View> {
+        self.shared.book().view(since, Instant::now())
+    }
+
+    /// What happens to idle connections at present.
+    pub fn mode(&self) -> Mode {
+        self.shared.mode()
     }
 
     /// Waits until the counters satisfy the condition; false if they don't within the time.

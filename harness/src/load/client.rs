@@ -46,8 +46,12 @@ impl Client {
         let limit = self.load.timeout;
         let outcome = timeout(limit, self.attempt()).await;
         match outcome.unwrap_or_else(|_| Err((Failure::Timeout, format!("no response within {limit:?}")))) {
-            Ok(()) => self.report.succeed(begun.elapsed()),
+            Ok(()) => {
+                self.load.live.succeed();
+                self.report.succeed(begun.elapsed());
+            }
             Err((failure, detail)) => {
+                self.load.live.fail(&detail);
                 if !matches!(failure, Failure::Status(_)) {
                     self.open = None;
                 }

@@ -3,6 +3,10 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -51,6 +55,35 @@ pub struct Example {
     pub detail: String,
     /// The idle age of the client's own connection when the request was sent; none on a new one.
     pub idle_age: Option<Duration>,
+}
+
+/// Counts of loads that are still running.
+#[derive(Debug, Default)]
+pub struct Live {
+    ok: AtomicU64,
+    failed: AtomicU64,
+    last_failure: Mutex<String>,
+}
+
+impl Live {
+    pub(super) fn succeed(&self) {
+        self.ok.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn fail(&self, detail: &str) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        detail.clone_into(&mut self.last_failure.lock().expect("nothing panics while it holds the text"));
+    }
+
+    /// Requests that succeeded so far, and that failed.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.ok.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
+    }
+
+    /// The latest failure in words; empty if there was none.
+    pub fn last_failure(&self) -> String {
+        self.last_failure.lock().expect("nothing panics while it holds the text").clone()
+    }
 }
 
 /// The result of a load.

@@ -55,12 +55,26 @@ demo: build envoy ## 30 s of the same traffic through plain Envoy and through id
 .PHONY: test
 test: lint build envoy servers ## everything that must pass
 	RUST_TEST_THREADS=6 cargo test --locked --workspace
+	@$(MAKE) --no-print-directory test-oldest
+
+# Binaries of your own: make test-matrix MATRIX_ENVOY=/path/to/{version}/envoy
+MATRIX_ENVOY ?=
+OLDEST := 1.36.4
+
+.PHONY: test-matrix
+test-matrix: build servers ## the end-to-end tests on every version of Envoy; writes the table in the README
+	@python3 tests/matrix.py --envoy "$(MATRIX_ENVOY)"
+
+.PHONY: test-oldest
+test-oldest: build servers ## a short form of them on the oldest version
+	@python3 tests/matrix.py --envoy "$(MATRIX_ENVOY)" --versions $(OLDEST) --short
 
 .PHONY: lint
 lint: target-installed ## formatting, clippy for both targets, the border between core and host
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p idleguard --target $(WASM_TARGET) -- -D warnings
+	@python3 tests/matrix.py --check
 	@! grep -rnE 'hostcalls|extern "C"|unsafe \{' src --include='*.rs' | grep -v '^src/host.rs:' || { echo "only src/host.rs may call the host" >&2; exit 1; }
 
 # Each target gets this long. A find is kept in fuzz/artifacts/; put it into fuzz/regressions/<target>/ to make it a seed.

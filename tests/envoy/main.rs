@@ -59,6 +59,17 @@ async fn start(config: &Config, workers: u32) -> Envoy {
     Envoy::start(config, options).await.expect("a running Envoy")
 }
 
+/// Whether this Envoy is older than the one that first had `what`. The tests show that it lacks it, and the compatibility
+/// table says so (`tests/matrix.py` reads this line).
+async fn lacks(envoy: &Envoy, since: (u32, u32), what: &str) -> bool {
+    let (major, minor, _) = envoy.version().await.expect("a version");
+    let is_lacking = (major, minor) < since;
+    if is_lacking {
+        println!("this Envoy lacks: {what}");
+    }
+    is_lacking
+}
+
 /// A metric of the destination `payments`.
 async fn metric(envoy: &Envoy, name: &str) -> i64 {
     let stat = format!("wasmcustom.idleguard.destination.payments.{name}");

@@ -16,6 +16,7 @@ mod raw;
 mod reference;
 mod request;
 mod servers;
+mod soak;
 mod statistics;
 mod tls_destination;
 mod tls_inside;

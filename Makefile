@@ -69,6 +69,28 @@ test-matrix: build servers ## the end-to-end tests on every version of Envoy; wr
 test-oldest: build servers ## a short form of them on the oldest version
 	@python3 tests/matrix.py --envoy "$(MATRIX_ENVOY)" --versions $(OLDEST) --short
 
+SOAK_SECONDS ?= 1800
+
+.PHONY: soak
+soak: build envoy ## everything at once for SOAK_SECONDS=1800; a report, and a plot in soak.svg
+	@cargo build --locked --quiet -p idleguard-harness --bin soak
+	@exec $(CARGO_TARGET_DIR)/debug/soak --seconds $(SOAK_SECONDS)
+
+CONNECTIONS ?= 20000
+
+.PHONY: load
+load: build envoy ## CONNECTIONS=20000 at once, and reaps of half of them beside other traffic
+	@cargo build --locked --quiet -p idleguard-harness --bin load
+	@ulimit -n $$((4 * $(CONNECTIONS) + 1000)) || ulimit -n $$(ulimit -H -n); \
+	  exec $(CARGO_TARGET_DIR)/debug/load --connections $(CONNECTIONS) --reaped $$(($(CONNECTIONS) / 2))
+
+.PHONY: faults
+faults: build envoy ## a killed LB, half-open connections, loss and delay, a NAT that forgets, clock jumps
+	@$(call install,nft:nftables ip:iproute2 nsenter:util-linux)
+	@ls /usr/lib*/*/faketime /usr/lib*/faketime >/dev/null 2>&1 || $(call install,faketime:faketime)
+	@cargo build --locked --quiet -p idleguard-harness --bin faults
+	@exec $(CARGO_TARGET_DIR)/debug/faults
+
 .PHONY: lint
 lint: target-installed ## formatting, clippy for both targets, the border between core and host
 	cargo fmt --all --check
@@ -93,13 +115,18 @@ fuzz: ## runs every fuzz target for FUZZ_SECONDS=600 each; needs rustup, install
 
 .PHONY: servers
 servers: ## installs nginx, HAProxy, Node and nghttp2 for the tests, where apt-get may
-	@missing=; for pair in nginx:nginx-light haproxy:haproxy node:nodejs nghttpd:nghttp2-server; do \
-	  PATH="$$PATH:/usr/sbin" command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair##*:}"; done; \
-	if [ -n "$$missing" ]; then \
-	  sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
-	  { $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing; } >/dev/null 2>&1 \
-	  || echo "could not install$$missing with apt-get: the tests that need them are skipped, and say so"; \
-	fi
+	@$(call install,nginx:nginx-light haproxy:haproxy node:nodejs nghttpd:nghttp2-server)
+
+# Installs what is missing of a list of program:package, where apt-get may run.
+define install
+missing=; for pair in $(1); do \
+  PATH="$$PATH:/usr/sbin:/sbin" command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair##*:}"; done; \
+if [ -n "$$missing" ]; then \
+  sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+  { $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing; } >/dev/null 2>&1 \
+  || echo "could not install$$missing with apt-get: what needs them is skipped, and says so"; \
+fi
+endef
 
 .PHONY: clean
 clean: ## removes what was built and downloaded

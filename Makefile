@@ -86,8 +86,7 @@ load: build envoy ## CONNECTIONS=20000 at once, and reaps of half of them beside
 
 .PHONY: faults
 faults: build envoy ## a killed LB, half-open connections, loss and delay, a NAT that forgets, clock jumps
-	@$(call install,nft:nftables ip:iproute2 nsenter:util-linux)
-	@ls /usr/lib*/*/faketime /usr/lib*/faketime >/dev/null 2>&1 || $(call install,faketime:faketime)
+	@$(call install,nft:nftables ip:iproute2 nsenter:util-linux faketime:faketime)
 	@cargo build --locked --quiet -p idleguard-harness --bin faults
 	@exec $(CARGO_TARGET_DIR)/debug/faults
 

@@ -86,7 +86,7 @@ load: build envoy ## CONNECTIONS=20000 at once, and reaps of half of them beside
 
 .PHONY: faults
 faults: build envoy ## a killed LB, half-open connections, loss and delay, a NAT that forgets, clock jumps
-	@$(call install,nft:nftables ip:iproute2 nsenter:util-linux faketime:faketime)
+	@$(call install,nft:nftables ip:iproute2 nsenter:util-linux)
 	@cargo build --locked --quiet -p idleguard-harness --bin faults
 	@exec $(CARGO_TARGET_DIR)/debug/faults
 

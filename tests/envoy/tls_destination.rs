@@ -1,12 +1,14 @@
 //! A destination under `"*"` whose cluster does TLS itself, and has no connection filter.
 
-use idleguard_harness::envoy::Config;
+use idleguard_harness::envoy::{Config, Envoy, Options as EnvoyOptions};
 use idleguard_harness::http;
 use idleguard_harness::load::{Load, Pattern};
 use idleguard_harness::stub_lb::{Mode, Options, StubLb};
 use serde_json::json;
 
-use super::{beside_others, ms, project_config, start};
+use super::{beside_others, lacks, ms, project_config, start};
+
+const FENCE: &str = "`set_filter_state` as the fence of a cluster without a connection filter";
 
 /// The route leads straight to the LB's cluster, which does TLS with the server name `lb.example`.
 pub(super) fn straight(config: Config, lb: &StubLb, policy: &serde_json::Value) -> Config {
@@ -64,13 +66,20 @@ async fn set_filter_state_fences_its_pool() {
     let policy = json!({"lb_idle_timeout": "1s", "retry_stale": "off"});
     let pattern = Pattern::Bursts { gap: (ms(0), ms(2_000)) };
     let mut failed = Vec::new();
+    let mut is_lacking = false;
     for fenced in [false, true] {
         let lb = tls(Mode::SilentRst(ms(1_000)));
         let mut config = straight(config.clone(), &lb, &policy);
         if fenced {
             config = fence(config);
         }
+        if fenced && is_lacking {
+            let error = Envoy::start(&config, EnvoyOptions::default()).await.expect_err("no `factory_key` yet");
+            assert!(format!("{error:#}").contains("does not have an object factory"), "{error:#}");
+            return assert!(failed[0] > 0, "{failed:?}");
+        }
         let envoy = start(&config, 1).await;
+        is_lacking |= lacks(&envoy, (1, 38), FENCE).await;
         let report = Load::post(envoy.ingress(), pattern).clients(20).run(ms(12_000)).await;
         println!("fenced {fenced}: {report}");
         assert!(report.ok > 50, "{report}");

@@ -259,6 +259,11 @@ impl Connection {
         self.state().fate = Fate::Ended(how);
     }
 
+    /// Whether the load balancer has decided to end the connection.
+    pub(super) fn is_ended(&self) -> bool {
+        matches!(self.state().fate, Fate::Ended(_))
+    }
+
     /// Whether the socket must be closed by RST.
     pub(super) fn ends_by_reset(&self) -> bool {
         self.state().fate == Fate::Ended(How::Rst)

@@ -133,6 +133,10 @@ pub(super) struct Book {
     pub(super) counters: Counters,
     open: BTreeMap<u64, Record>,
     ended: VecDeque<Record>,
+    /// Paths of requests that were in flight when the load balancer itself ended their connection.
+    pub(super) broken: Vec<String>,
+    /// When a restart last ended a connection.
+    pub(super) restarted_at: Option<Instant>,
 }
 
 impl Book {

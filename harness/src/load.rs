@@ -33,7 +33,7 @@ use tokio::{
 };
 
 use self::client::Client;
-pub use self::report::{Example, Failure, Report};
+pub use self::report::{Example, Failure, Report, Tally};
 
 /// When requests are sent. A gap begins at the end of the response.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +59,8 @@ pub struct Load {
     path: String,
     headers: Vec<(String, String)>,
     body: &'static str,
+    mixed: bool,
+    near: Option<(Duration, Duration)>,
     clients: usize,
     timeout: Duration,
     seed: u64,
@@ -74,6 +76,8 @@ impl Load {
             path: "/".to_owned(),
             headers: Vec::new(),
             body: "",
+            mixed: false,
+            near: None,
             clients: 1,
             timeout: Duration::from_secs(15),
             seed: 1,
@@ -83,6 +87,18 @@ impl Load {
     /// POST requests with a small body: nothing on the way may repeat them.
     pub fn post(address: SocketAddr, pattern: Pattern) -> Self {
         Self { method: Method::POST, body: "{\"amount\": 1}", ..Self::get(address, pattern) }
+    }
+
+    /// Every other client sends GET requests without a body instead.
+    #[must_use]
+    pub fn half_get(self) -> Self {
+        Self { mixed: true, ..self }
+    }
+
+    /// Every other gap, on average, is between these bounds instead: a poller whose period is the far end's timeout.
+    #[must_use]
+    pub fn near(self, least: Duration, most: Duration) -> Self {
+        Self { near: Some((least, most)), ..self }
     }
 
     /// How many clients, each with a connection of its own.
@@ -143,16 +159,23 @@ impl Load {
         report
     }
 
+    fn gap(&self, usual: (Duration, Duration), random: &mut fastrand::Rng) -> Duration {
+        match self.near {
+            Some(near) if random.bool() => between(near, random),
+            _ => between(usual, random),
+        }
+    }
+
     async fn scattered(self: &Arc<Self>, gap: (Duration, Duration), end: Instant) -> Report {
         let clients = (0..self.clients).map(|index| {
-            let mut client = Client::new(self.clone());
+            let mut client = Client::new(self.clone(), index);
             let mut random = fastrand::Rng::with_seed(self.seed.wrapping_mul(1_000_003).wrapping_add(index as u64));
             async move {
                 // Not all at once, not even at first.
                 sleep(between((Duration::ZERO, gap.1), &mut random)).await;
                 while Instant::now() < end {
                     client.exchange().await;
-                    if !pause(between(gap, &mut random), end).await {
+                    if !pause(self.gap(gap, &mut random), end).await {
                         break;
                     }
                 }
@@ -165,8 +188,8 @@ impl Load {
     async fn bursts(self: &Arc<Self>, gap: (Duration, Duration), end: Instant) -> Report {
         let start = watch::Sender::new(0_u64);
         let finish = Arc::new(Barrier::new(self.clients + 1));
-        let clients = (0..self.clients).map(|_| {
-            let mut client = Client::new(self.clone());
+        let clients = (0..self.clients).map(|index| {
+            let mut client = Client::new(self.clone(), index);
             let (mut start, finish) = (start.subscribe(), finish.clone());
             async move {
                 while start.changed().await.is_ok() {
@@ -181,7 +204,7 @@ impl Load {
         while Instant::now() < end {
             start.send_modify(|burst| *burst += 1);
             finish.wait().await;
-            if !pause(between(gap, &mut random), end).await {
+            if !pause(self.gap(gap, &mut random), end).await {
                 break;
             }
         }

@@ -52,6 +52,23 @@ demo: build envoy ## 30 s of the same traffic through plain Envoy and through id
 	@cargo build --locked --quiet -p idleguard-harness --bin demo
 	@exec $(CARGO_TARGET_DIR)/debug/demo
 
+BENCH_ARGUMENTS = $(if $(QUICK),--quick) $(if $(SECTIONS),--sections $(SECTIONS))
+
+.PHONY: bench
+bench: build envoy servers noop ## 20 min: idleguard beside what there is today; QUICK=1, or SECTIONS=correctness,race,cpu,latency,scale
+	@cargo build --locked --quiet --release -p idleguard-bench
+	@$(CARGO_TARGET_DIR)/release/idleguard-bench $(BENCH_ARGUMENTS)
+
+.PHONY: bench-draw
+bench-draw: ## tables and pictures again, from bench/results/*.json
+	@cargo run --locked --quiet --release -p idleguard-bench -- --draw
+
+.PHONY: noop
+noop: target-installed
+	@mkdir -p .run
+	@cargo build --locked --quiet --release --target $(WASM_TARGET) -p idleguard-noop
+	@cargo run --locked --quiet -p idleguard-postlink -- $(CARGO_TARGET_DIR)/$(WASM_TARGET)/release/idleguard_noop.wasm .run/noop.wasm
+
 .PHONY: test
 test: lint build envoy servers ## everything that must pass
 	RUST_TEST_THREADS=6 cargo test --locked --workspace

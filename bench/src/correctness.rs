@@ -13,6 +13,7 @@ use idleguard_harness::{
     load::{Load, Pattern, Report},
     stub_lb::{Mode, Options, StubLb},
 };
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::Semaphore,
@@ -23,7 +24,7 @@ use tokio::{
 use crate::subjects::{Running, Subject, Terms};
 
 /// What the load balancer does to a connection that has been idle for the timeout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum LbMode {
     /// Closes it.

@@ -7,11 +7,12 @@ use idleguard_harness::{
     envoy::{Config, Envoy, Options},
     servers::Server,
 };
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// A proxy with one way to treat idle connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Subject {
     /// Envoy as it comes: idle connections are kept for an hour.
@@ -170,7 +171,7 @@ fn retry_get() -> Value {
 
 async fn haproxy(backend: String) -> Result<Server> {
     let answer = ANSWER_WITHIN.as_millis();
-    Server::haproxy_with(|port| {
+    Server::haproxy_with(move |port| {
         format!(
             "global\n maxconn 4096\n nbthread 1\n\
              defaults\n mode http\n timeout client 3600s\n timeout connect 5s\n timeout server {answer}ms\n\
@@ -185,7 +186,7 @@ async fn nginx(lb: SocketAddr, keepalive: Option<String>) -> Result<Server> {
     let answer = ANSWER_WITHIN.as_millis();
     let pool = keepalive.as_ref().map_or_else(String::new, |more| format!("keepalive 64; {more}"));
     let reuse = keepalive.as_ref().map_or("", |_| "proxy_http_version 1.1; proxy_set_header Connection \"\";");
-    Server::nginx_with(|port| {
+    Server::nginx_with(move |port| {
         format!(
             "daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log stderr crit;
             events {{ worker_connections 2048; }}

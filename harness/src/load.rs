@@ -168,14 +168,15 @@ impl Load {
 
     async fn scattered(self: &Arc<Self>, gap: (Duration, Duration), end: Instant) -> Report {
         let clients = (0..self.clients).map(|index| {
-            let mut client = Client::new(self.clone(), index);
+            let load = self.clone();
+            let mut client = Client::new(load.clone(), index);
             let mut random = fastrand::Rng::with_seed(self.seed.wrapping_mul(1_000_003).wrapping_add(index as u64));
             async move {
                 // Not all at once, not even at first.
                 sleep(between((Duration::ZERO, gap.1), &mut random)).await;
                 while Instant::now() < end {
                     client.exchange().await;
-                    if !pause(self.gap(gap, &mut random), end).await {
+                    if !pause(load.gap(gap, &mut random), end).await {
                         break;
                     }
                 }

@@ -93,7 +93,7 @@ impl Server {
     }
 
     /// nginx with a configuration of its own, given the port to listen on. It is ready when it listens: no request is sent.
-    pub async fn nginx_with(configuration: impl Fn(u16) -> String + Send + Sync) -> Result<Self> {
+    pub async fn nginx_with(configuration: impl Fn(u16) -> String + Send + Sync + 'static) -> Result<Self> {
         let program = installed("nginx")?;
         Self::start_listening(&move |directory, port| {
             let path = directory.path().join("nginx.conf");
@@ -106,7 +106,7 @@ impl Server {
     }
 
     /// HAProxy with a configuration of its own, given the port to listen on. It is ready when it listens.
-    pub async fn haproxy_with(configuration: impl Fn(u16) -> String + Send + Sync) -> Result<Self> {
+    pub async fn haproxy_with(configuration: impl Fn(u16) -> String + Send + Sync + 'static) -> Result<Self> {
         let program = installed("haproxy")?;
         Self::start_listening(&move |directory, port| {
             let path = directory.path().join("haproxy.cfg");

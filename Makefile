@@ -56,12 +56,12 @@ BENCH_ARGUMENTS = $(if $(QUICK),--quick) $(if $(SECTIONS),--sections $(SECTIONS)
 
 .PHONY: bench
 bench: build envoy servers noop ## 20 min: idleguard beside what there is today; QUICK=1, or SECTIONS=correctness,race,cpu,latency,scale
-	@cargo build --locked --quiet --release -p idleguard-bench
-	@$(CARGO_TARGET_DIR)/release/idleguard-bench $(BENCH_ARGUMENTS)
+	@cargo build --locked --quiet -p idleguard-bench
+	@exec $(CARGO_TARGET_DIR)/debug/idleguard-bench $(BENCH_ARGUMENTS)
 
 .PHONY: bench-draw
 bench-draw: ## tables and pictures again, from bench/results/*.json
-	@cargo run --locked --quiet --release -p idleguard-bench -- --draw
+	@cargo run --locked --quiet -p idleguard-bench -- --draw
 
 .PHONY: noop
 noop: target-installed

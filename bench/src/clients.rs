@@ -42,7 +42,13 @@ struct Client {
 
 impl Client {
     fn new(address: SocketAddr, request: &Request) -> Self {
-        Self { address, request: request.bytes(), keep: !request.new_connections, tcp: None, buffer: vec![0; 256 * 1024] }
+        Self {
+            address,
+            request: request.bytes(),
+            keep: !request.new_connections,
+            tcp: None,
+            buffer: vec![0; 256 * 1024],
+        }
     }
 
     fn exchange(&mut self) -> Result<()> {
@@ -99,7 +105,13 @@ pub fn closed_loop(address: SocketAddr, request: &Request, clients: usize, reque
 }
 
 /// Sends at a fixed rate, whatever the answers do, and returns each request's time from when it was due.
-pub fn at_rate(address: SocketAddr, request: &Request, clients: usize, rate: f64, duration: Duration) -> Result<Vec<Duration>> {
+pub fn at_rate(
+    address: SocketAddr,
+    request: &Request,
+    clients: usize,
+    rate: f64,
+    duration: Duration,
+) -> Result<Vec<Duration>> {
     let begin = Instant::now() + Duration::from_millis(20);
     let failed = AtomicBool::new(false);
     let each = (duration.as_secs_f64() * rate / clients as f64) as usize;

@@ -9,11 +9,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use idleguard_harness::{
     load::{Load, Pattern, Report},
     stub_lb::{Mode, Options, StubLb},
 };
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::Semaphore,

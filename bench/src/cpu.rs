@@ -125,7 +125,8 @@ fn costs_of(traffic: Traffic, running: &[Running], samples: &[Vec<f64>]) -> Vec<
         let place = running.iter().position(|running| running.variant == variant);
         place.and_then(|place| samples.get(place)).cloned().unwrap_or_default()
     };
-    let against = |own: &[f64], other: &[f64]| Spread::of(own.iter().zip(other).map(|(own, other)| own / other).collect());
+    let against =
+        |own: &[f64], other: &[f64]| Spread::of(own.iter().zip(other).map(|(own, other)| own / other).collect());
     let (plain, noop_http, noop_both) = (of(Variant::Plain), of(Variant::NoopHttp), of(Variant::NoopBoth));
     running
         .iter()

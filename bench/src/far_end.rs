@@ -44,7 +44,9 @@ struct Shared {
 impl FarEnd {
     /// Listens on a free port of 127.0.0.1, 127.0.0.2, … : each address has some 28,000 ports for connections to it.
     pub fn start(addresses: u8) -> io::Result<Self> {
-        let answer = |body: &str| format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let answer = |body: &str| {
+            format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+        };
         let shared = Arc::new(Shared {
             small: answer("hello, here is the far end\n").into_bytes(),
             large: answer(&"x".repeat(LARGE)).into_bytes(),

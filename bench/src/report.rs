@@ -135,7 +135,8 @@ mod tests {
 
     #[test]
     fn a_block_is_replaced_and_the_rest_stays() {
-        let text = "a\n<!-- bench: cpu -->\nold\n<!-- bench: end -->\nb\n<!-- bench: race -->\nx\n<!-- bench: end -->\n";
+        let text =
+            "a\n<!-- bench: cpu -->\nold\n<!-- bench: end -->\nb\n<!-- bench: race -->\nx\n<!-- bench: end -->\n";
         let new = replaced(text, "cpu", "new\n").expect("a block");
         assert_eq!(new, text.replace("old\n", "\nnew\n\n"));
         assert_eq!(replaced(&new, "cpu", "new").expect("a block"), new);

@@ -67,7 +67,8 @@ impl Setting {
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             memory_mb: memory_kb / 1024,
             kernel: file("/proc/sys/kernel/osrelease").trim().to_owned(),
-            envoy: project::envoy().map_or_else(|_| String::new(), |envoy| version(&output(Command::new(envoy).arg("--version")), '/', 1)),
+            envoy: project::envoy()
+                .map_or_else(|_| String::new(), |envoy| version(&output(Command::new(envoy).arg("--version")), '/', 1)),
             haproxy: program("haproxy", "-v").split_whitespace().nth(2).unwrap_or("none").to_owned(),
             nginx: program("nginx", "-v").rsplit('/').next().unwrap_or("none").to_owned(),
             idleguard: format!("{} ({}{changed})", env!("CARGO_PKG_VERSION"), git(&["rev-parse", "--short", "HEAD"])),

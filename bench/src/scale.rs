@@ -49,7 +49,8 @@ pub async fn run(counts: &[u64], idle: Duration) -> Result<Vec<Load>> {
     let mut loads = Vec::new();
     for &count in &counts {
         for variant in VARIANTS {
-            let load = measure(variant, count, idle).await.with_context(|| format!("{} with {count}", variant.label()))?;
+            let load =
+                measure(variant, count, idle).await.with_context(|| format!("{} with {count}", variant.label()))?;
             eprintln!(
                 "  {}: {count} connections, {:.0} bytes each, {:.0} us/s idle",
                 variant.label(),

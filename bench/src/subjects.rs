@@ -3,11 +3,11 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Result;
+use clap::ValueEnum;
 use idleguard_harness::{
     envoy::{Config, Envoy, Options},
     servers::Server,
 };
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 

@@ -79,7 +79,8 @@ impl Variant {
                     .set(&format!("{http}/route_config/virtual_hosts/all/request_headers_to_add"), header)
             }
             Self::Lua => {
-                let code = "function envoy_on_request(handle)\n  handle:headers():replace('x-real-ip', '203.0.113.7')\nend\n";
+                let code =
+                    "function envoy_on_request(handle)\n  handle:headers():replace('x-real-ip', '203.0.113.7')\nend\n";
                 let lua = json!({
                     "name": "lua",
                     "typed_config": {
@@ -166,12 +167,11 @@ fn far_ends(config: Config, addresses: &[SocketAddr]) -> Config {
     if let Some(first) = addresses.first() {
         config = config.upstream(*first);
     }
-    config = config.set(
-        "static_resources/clusters/payments-lb/load_assignment/endpoints/0/lb_endpoints",
-        Value::Array(endpoints),
-    );
+    config = config
+        .set("static_resources/clusters/payments-lb/load_assignment/endpoints/0/lb_endpoints", Value::Array(endpoints));
     let most = 1_000_000;
-    let limits = json!({ "thresholds": [{ "max_connections": most, "max_pending_requests": most, "max_requests": most }] });
+    let limits =
+        json!({ "thresholds": [{ "max_connections": most, "max_pending_requests": most, "max_requests": most }] });
     config
         .set("static_resources/clusters/payments/circuit_breakers", limits.clone())
         .set("static_resources/clusters/payments-lb/circuit_breakers", limits)

@@ -214,7 +214,13 @@ pub(super) fn connections(path: &Path, cells: &[Cell]) -> Result<()> {
             let least = values.iter().copied().fold(f64::INFINITY, f64::min);
             let most = values.iter().copied().fold(0.0, f64::max);
             let spread = (!values.is_empty()).then_some(Spread { low: least, median: mean, high: most });
-            Entry { label: subject.label().to_owned(), value: mean, spread, text: format!("{mean:.0}"), ours: is_ours(subject) }
+            Entry {
+                label: subject.label().to_owned(),
+                value: mean,
+                spread,
+                text: format!("{mean:.0}"),
+                ours: is_ours(subject),
+            }
         };
         tables::subjects(cells).into_iter().map(entry).collect::<Vec<_>>()
     };
@@ -248,7 +254,8 @@ pub(super) fn cpu(path: &Path, costs: &[Cost]) -> Result<()> {
                     ours: ours(cost.variant),
                 })
                 .collect();
-            let most = entries.iter().map(|entry| entry.spread.map_or(entry.value, |spread| spread.high)).fold(1.25, f64::max);
+            let most =
+                entries.iter().map(|entry| entry.spread.map_or(entry.value, |spread| spread.high)).fold(1.25, f64::max);
             let (most, step) = axis(most * 1.1);
             Chart {
                 title: traffic.label(),
@@ -276,7 +283,8 @@ pub(super) fn latency(path: &Path, latencies: &[Latency]) -> Result<()> {
                 ours: matches!(latency.variant, Variant::ClientIp | Variant::Everything),
             })
             .collect();
-        let most = entries.iter().map(|entry| entry.spread.map_or(entry.value, |spread| spread.high)).fold(1.0, f64::max);
+        let most =
+            entries.iter().map(|entry| entry.spread.map_or(entry.value, |spread| spread.high)).fold(1.0, f64::max);
         let (most, step) = axis(most * 1.1);
         Chart { title, axis: "time to the end of the response, plain Envoy = 1", most, step, line: None, entries }
     };
@@ -285,7 +293,8 @@ pub(super) fn latency(path: &Path, latencies: &[Latency]) -> Result<()> {
         chart("99th percentile", |latency| latency.p99_ratio, |latency| latency.p99_us),
     ];
     let rate = latencies.first().map_or(0.0, |latency| latency.rate);
-    let note = format!("{rate:.0} requests per second; medians of paired rounds; the line is the middle half of the rounds");
+    let note =
+        format!("{rate:.0} requests per second; medians of paired rounds; the line is the middle half of the rounds");
     charts(path, "What it costs in latency", &note, &both)
 }
 

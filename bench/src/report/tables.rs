@@ -48,7 +48,7 @@ fn head(names: Vec<String>) -> String {
 
 /// One number a subject and mode: what the picture shows.
 pub(super) fn summary(cells: &[Cell]) -> String {
-    let names = std::iter::once(String::new()).chain(modes(cells).iter().map(|mode| mode.label().to_owned()));
+    let names = std::iter::once(String::new()).chain(modes(cells).into_iter().map(|mode| mode.label().to_owned()));
     let mut text = head(names.collect());
     for subject in subjects(cells) {
         let of = |mode: LbMode| rate(sum(cells.iter().filter(|cell| cell.subject == subject && cell.mode == mode)));
@@ -94,7 +94,7 @@ pub(super) fn failures(cells: &[Cell]) -> String {
 /// Failures by kind.
 pub(super) fn kinds(cells: &[Cell]) -> String {
     let mut text = "How they fail, as the client sees it (requests, both loads and methods):\n\n".to_owned();
-    let names = std::iter::once(String::new()).chain(modes(cells).iter().map(|mode| mode.label().to_owned()));
+    let names = std::iter::once(String::new()).chain(modes(cells).into_iter().map(|mode| mode.label().to_owned()));
     text.push_str(&head(names.collect()));
     for subject in subjects(cells) {
         let of = |mode: LbMode| {
@@ -113,7 +113,8 @@ pub(super) fn kinds(cells: &[Cell]) -> String {
         .iter()
         .filter(|cell| cell.subject == Subject::Learning)
         .map(|cell| {
-            let at = |millis: u64| if millis == 0 { "nothing".to_owned() } else { format!("{:.1} s", millis as f64 / 1e3) };
+            let at =
+                |millis: u64| if millis == 0 { "nothing".to_owned() } else { format!("{:.1} s", millis as f64 / 1e3) };
             format!(
                 "{}, {}: {} (at the end {}; {} of {} requests failed meanwhile)",
                 cell.mode.label(),
@@ -138,7 +139,10 @@ pub(super) fn connections(cells: &[Cell]) -> String {
         .into_iter()
         .map(|(mode, shape, ratio)| format!("{}, {}: {ratio:.2}", mode.label(), shape.label()))
         .collect();
-    text.push_str(&format!("\nidleguard with a known timeout against Envoy's `idle_timeout`: {}.\n", ratios.join("; ")));
+    text.push_str(&format!(
+        "\nidleguard with a known timeout against Envoy's `idle_timeout`: {}.\n",
+        ratios.join("; ")
+    ));
     text
 }
 
@@ -184,7 +188,13 @@ pub(super) fn race(runs: &[Run]) -> String {
         let who = if idleguard { "idleguard, timeout known" } else { "Envoy, idle_timeout" };
         let ratio = if idleguard { format!("{:.2}", race_ratio(runs, shape).median) } else { "1".to_owned() };
         let name = format!("{who}, {}", shape.label());
-        text.push_str(&row([name, tally.requests.to_string(), tally.failed.to_string(), format!("{opened:.1}"), ratio]));
+        text.push_str(&row([
+            name,
+            tally.requests.to_string(),
+            tally.failed.to_string(),
+            format!("{opened:.1}"),
+            ratio,
+        ]));
     }
     text
 }
@@ -248,7 +258,8 @@ pub(super) fn latency(latencies: &[Latency]) -> String {
 
 /// Memory and idle CPU.
 pub(super) fn scale(loads: &[scale::Load]) -> String {
-    let names = ["open connections", "", "memory per connection", "of that over plain Envoy", "CPU while idle, % of a core"];
+    let names =
+        ["open connections", "", "memory per connection", "of that over plain Envoy", "CPU while idle, % of a core"];
     let mut text = head(names.map(str::to_owned).into());
     for load in loads {
         let plain = loads.iter().find(|other| other.variant == Variant::Plain && other.connections == load.connections);

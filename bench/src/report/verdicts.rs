@@ -49,9 +49,8 @@ fn failures(cells: &[Cell]) -> Vec<Verdict> {
             met: idle.failed == 0 && idle.requests > 0,
         });
         let restart = tables::sum(own().filter(|cell| cell.mode == LbMode::Restart));
-        let plain = tables::sum(
-            cells.iter().filter(|cell| cell.subject == Subject::Plain && cell.mode == LbMode::Restart),
-        );
+        let plain =
+            tables::sum(cells.iter().filter(|cell| cell.subject == Subject::Plain && cell.mode == LbMode::Restart));
         verdicts.push(Verdict {
             what: format!("{}: failures per 10,000 at a restart", subject.label()),
             bar: format!("plain Envoy: {}", tables::rate(plain)),

@@ -67,8 +67,7 @@ impl Setting {
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             memory_mb: memory_kb / 1024,
             kernel: file("/proc/sys/kernel/osrelease").trim().to_owned(),
-            envoy: project::envoy()
-                .map_or_else(|_| String::new(), |envoy| version(&output(Command::new(envoy).arg("--version")), '/', 1)),
+            envoy: project::envoy().map_or_else(|_| "none".to_owned(), |envoy| envoy_version(&envoy)),
             haproxy: program("haproxy", "-v").split_whitespace().nth(2).unwrap_or("none").to_owned(),
             nginx: program("nginx", "-v").rsplit('/').next().unwrap_or("none").to_owned(),
             idleguard: format!("{} ({}{changed})", env!("CARGO_PKG_VERSION"), git(&["rev-parse", "--short", "HEAD"])),
@@ -78,8 +77,11 @@ impl Setting {
     }
 }
 
-fn version(text: &str, separator: char, place: usize) -> String {
-    text.lines().last().and_then(|line| line.split(separator).nth(place)).unwrap_or("unknown").to_owned()
+/// From `/path/to/envoy  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL`.
+fn envoy_version(envoy: &Path) -> String {
+    let text = output(Command::new(envoy).arg("--version"));
+    let build = text.split_once("version: ").map_or("", |(_, build)| build);
+    build.split('/').nth(1).unwrap_or("unknown").to_owned()
 }
 
 fn program(name: &str, argument: &str) -> String {

@@ -8,7 +8,7 @@ use proxy_wasm::types::ContextType;
 
 mod entry {
     proxy_wasm::main! {{
-        proxy_wasm::set_root_context(|_| Box::new(super::Root { kind: ContextType::HttpContext }));
+        proxy_wasm::set_root_context(|_| Box::new(super::Root { kind: super::ContextType::HttpContext }));
     }}
 }
 

@@ -213,6 +213,9 @@ pub async fn run(plan: &Plan) -> Result<Vec<Cell>> {
     Ok(cells)
 }
 
+/// The longest silence of a client before a load balancer that restarts.
+const RESTART_GAP: Duration = Duration::from_secs(1);
+
 /// A proxy with its load balancer.
 struct Bench {
     plan: Plan,
@@ -259,11 +262,16 @@ impl Bench {
     async fn load(&self, seconds: u64, seed: u64) -> Report {
         let timeout = Duration::from_millis(self.plan.timeout_ms);
         let address = self.proxy.address();
+        // No idle age matters at a restart: more requests then, since only few are on their way at such a moment.
+        let most = if self.mode == LbMode::Restart { RESTART_GAP } else { timeout };
         let load = match self.shape {
-            Shape::Steady => Load::post(address, Pattern::Scattered { gap: (Duration::ZERO, timeout) }),
-            // Every other silence is that of a poller whose period is the timeout: where a close is on its way.
-            Shape::Bursts => Load::post(address, Pattern::Bursts { gap: (Duration::ZERO, timeout * 3 / 2) })
-                .near(timeout * 98 / 100, timeout * 102 / 100),
+            Shape::Steady => Load::post(address, Pattern::Scattered { gap: (Duration::ZERO, most) }),
+            Shape::Bursts => Load::post(address, Pattern::Bursts { gap: (Duration::ZERO, most * 3 / 2) }),
+        };
+        // Every other silence is that of a poller whose period is the timeout: where a close is on its way.
+        let load = match (self.mode, self.shape) {
+            (LbMode::Restart, _) | (_, Shape::Steady) => load,
+            (_, Shape::Bursts) => load.near(timeout * 98 / 100, timeout * 102 / 100),
         };
         let load = load.half_get().clients(self.plan.clients).seed(seed).run(Duration::from_secs(seconds));
         if self.mode != LbMode::Restart {
@@ -279,7 +287,7 @@ impl Bench {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut next = Instant::now();
         loop {
-            next += Duration::from_millis(random.u64(1_500..3_000));
+            next += Duration::from_millis(random.u64(500..1_500));
             if next > Instant::now() {
                 sleep_until(next.into()).await;
             } else {

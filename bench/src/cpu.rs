@@ -13,6 +13,9 @@ use crate::{
     variants::Variant,
 };
 
+/// Rounds that don't count: connections are opened, and V8 compiles what runs often once more, on threads of its own.
+const WARM_UP: usize = 3;
+
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -96,13 +99,13 @@ pub async fn run(rounds: usize) -> Result<Vec<Cost>> {
     for traffic in Traffic::ALL {
         eprintln!("  {}", traffic.label());
         let mut samples = vec![Vec::new(); running.len()];
-        for round in 0..=rounds {
+        for round in 0..WARM_UP + rounds {
             for place in 0..running.len() {
                 // Whoever comes first meets caches that the last one left: let it be another one each round.
                 let index = (place + round) % running.len();
                 let nanos = turn(&running[index], traffic)?;
-                if round > 0 {
-                    samples[index].push(nanos); // the first round opens connections and warms up
+                if round >= WARM_UP {
+                    samples[index].push(nanos);
                 }
             }
         }

@@ -96,19 +96,24 @@ fn about(setting: &Setting) -> String {
     )
 }
 
+/// Of each section that has been measured: its name, where and when, and the seconds that it took.
+fn settings_of(all: &Everything) -> Vec<(&'static str, &Setting, u64)> {
+    fn of<'a, T>(name: &'static str, section: &'a Option<Section<T>>) -> Option<(&'static str, &'a Setting, u64)> {
+        section.as_ref().map(|section| (name, &section.setting, section.took_s))
+    }
+    let all = [
+        of("failures and connections", &all.correctness),
+        of("race", &all.race),
+        of("CPU", &all.cpu),
+        of("latency", &all.latency),
+        of("scale", &all.scale),
+    ];
+    all.into_iter().flatten().collect()
+}
+
 fn settings(all: &Everything) -> String {
-    let mut text = String::new();
-    let mut line = |name: &str, section: Option<(&Setting, u64)>| {
-        if let Some((setting, took)) = section {
-            text.push_str(&format!("- {name} ({took} s): {}\n", about(setting)));
-        }
-    };
-    line("failures, connections", all.correctness.as_ref().map(|section| (&section.setting, section.took_s)));
-    line("race", all.race.as_ref().map(|section| (&section.setting, section.took_s)));
-    line("CPU", all.cpu.as_ref().map(|section| (&section.setting, section.took_s)));
-    line("latency", all.latency.as_ref().map(|section| (&section.setting, section.took_s)));
-    line("scale", all.scale.as_ref().map(|section| (&section.setting, section.took_s)));
-    text
+    let line = |(name, setting, took): (&str, &Setting, u64)| format!("- {name} ({took} s): {}\n", about(setting));
+    settings_of(all).into_iter().map(line).collect()
 }
 
 /// Replaces what stands between `<!-- bench: NAME -->` and `<!-- bench: end -->`.

@@ -30,7 +30,13 @@ pub(super) fn table(all: &Everything) -> String {
     if let Some(section) = &all.cpu {
         verdicts.extend(cpu(&section.results));
     }
-    let mut text = "| what | bar | measured | |\n| --- | --- | --- | --- |\n".to_owned();
+    let mut text = String::new();
+    let quick = super::settings_of(all).into_iter().filter(|(_, setting, _)| setting.quick);
+    let quick: Vec<_> = quick.map(|(name, ..)| name).collect();
+    if !quick.is_empty() {
+        text.push_str(&format!("Quick looks, no results: {}.\n\n", quick.join("; ")));
+    }
+    text.push_str("| what | bar | measured | |\n| --- | --- | --- | --- |\n");
     for Verdict { what, bar, measured, met } in verdicts {
         text.push_str(&format!("| {what} | {bar} | {measured} | {} |\n", if met { "met" } else { "**missed**" }));
     }

@@ -136,7 +136,7 @@ struct Chart<'a> {
 
 const ROW: i32 = 27;
 const LEFT: i32 = 235;
-const WIDTH: i32 = 520;
+const WIDTH: i32 = 460;
 
 impl Chart<'_> {
     fn height(&self) -> i32 {
@@ -161,14 +161,12 @@ impl Chart<'_> {
             let color = if entry.ours { OURS } else { OTHERS };
             write(area, &entry.label, (LEFT - 10, y + ROW / 2), Pen { bold: entry.ours, ..LABEL })?;
             area.draw(&Rectangle::new([(LEFT, y + 5), (x(entry.value), y + ROW - 5)], color.filled()))?;
-            let mut end = x(entry.value);
             if let Some(spread) = entry.spread {
                 let middle = y + ROW / 2;
                 let whisker = vec![(x(spread.low), middle), (x(spread.high), middle)];
                 area.draw(&PathElement::new(whisker, INK.stroke_width(2)))?;
-                end = end.max(x(spread.high));
             }
-            write(area, &entry.text, (end + 8, y + ROW / 2), VALUE)?;
+            write(area, &entry.text, (LEFT + WIDTH + 16, y + ROW / 2), VALUE)?;
         }
         if let Some((value, meaning)) = self.line {
             let path = vec![(x(value), first - 4), (x(value), bottom)];
@@ -182,7 +180,7 @@ impl Chart<'_> {
 
 fn charts(path: &Path, title: &str, note: &str, charts: &[Chart<'_>]) -> Result<()> {
     let height: i32 = charts.iter().map(Chart::height).sum();
-    let area = page(path, ((LEFT + WIDTH + 90) as u32, (height + 75) as u32))?;
+    let area = page(path, ((LEFT + WIDTH + 160) as u32, (height + 75) as u32))?;
     write(&area, title, (20, 26), TITLE)?;
     write(&area, note, (20, 50), NOTE)?;
     let mut top = 72;

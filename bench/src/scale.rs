@@ -11,7 +11,11 @@ use idleguard_harness::envoy::{Envoy, Options};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::{net::TcpStream, task::JoinSet, time::sleep};
+use tokio::{
+    net::TcpStream,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
 use crate::{far_end::FarEnd, process_cost, variants::Variant};
 
@@ -104,26 +108,32 @@ async fn requests(address: SocketAddr, count: u64, far_end: &FarEnd) -> Result<(
                 sender.ready().await?;
                 let response = sender.send_request(request).await?;
                 let status = response.status();
-                response.into_body().collect().await?;
-                ensure!(status.is_success(), "{status}");
+                let body = response.into_body().collect().await?.to_bytes();
+                ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body));
                 anyhow::Ok(())
             });
             sent += 1;
         }
-    }
-    let end = tokio::time::Instant::now() + Duration::from_secs(60);
-    while far_end.held() < count {
-        if let Some(early) = running.try_join_next() {
-            early?.context("a request that should wait")?;
-        }
-        ensure!(tokio::time::Instant::now() < end, "only {} requests have arrived", far_end.held());
-        sleep(Duration::from_millis(10)).await;
+        // All at once they would keep the event loop from opening connections in time.
+        arrived(far_end, sent, &mut running).await?;
     }
     far_end.release();
     while let Some(answer) = running.join_next().await {
         answer??;
     }
     open.iter().for_each(tokio::task::JoinHandle::abort);
+    Ok(())
+}
+
+async fn arrived(far_end: &FarEnd, count: u64, running: &mut JoinSet<Result<()>>) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(60);
+    while far_end.held() < count {
+        if let Some(early) = running.try_join_next() {
+            early?.context("a request that should wait")?;
+        }
+        ensure!(Instant::now() < end, "only {} of {count} requests have arrived", far_end.held());
+        sleep(Duration::from_millis(2)).await;
+    }
     Ok(())
 }
 

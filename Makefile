@@ -98,6 +98,23 @@ dashboard: build envoy servers ## draws docs/dashboard.svg: the panels of the Gr
 	@cargo build --locked --quiet -p idleguard-harness --bin dashboard
 	@exec $(CARGO_TARGET_DIR)/debug/dashboard
 
+BENCH_ARGUMENTS = $(if $(QUICK),--quick) $(if $(SECTIONS),--sections $(SECTIONS))
+
+.PHONY: bench
+bench: build envoy servers noop ## 20 min: idleguard beside what there is today; QUICK=1, or SECTIONS=correctness,race,cpu,latency,scale
+	@cargo build --locked --quiet -p idleguard-bench
+	@exec $(CARGO_TARGET_DIR)/debug/idleguard-bench $(BENCH_ARGUMENTS)
+
+.PHONY: bench-draw
+bench-draw: ## tables and pictures again, from bench/results/*.json
+	@cargo run --locked --quiet -p idleguard-bench -- --draw
+
+.PHONY: noop
+noop: target-installed
+	@mkdir -p .run
+	@cargo build --locked --quiet --release --target $(WASM_TARGET) -p idleguard-noop
+	@cargo run --locked --quiet -p idleguard-postlink -- $(CARGO_TARGET_DIR)/$(WASM_TARGET)/release/idleguard_noop.wasm .run/noop.wasm
+
 .PHONY: test
 test: lint build envoy servers clients ## everything that must pass
 	RUST_TEST_THREADS=6 cargo test --locked --workspace

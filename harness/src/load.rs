@@ -34,7 +34,7 @@ use tokio::{
 };
 
 use self::client::Client;
-pub use self::report::{Example, Failure, Live, Report};
+pub use self::report::{Example, Failure, Live, Report, Tally};
 
 /// When requests are sent. A gap begins at the end of the response.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +60,8 @@ pub struct Load {
     path: String,
     headers: Vec<(String, String)>,
     body: &'static str,
+    mixed: bool,
+    near: Option<(Duration, Duration)>,
     clients: usize,
     timeout: Duration,
     seed: u64,
@@ -76,6 +78,8 @@ impl Load {
             path: "/".to_owned(),
             headers: Vec::new(),
             body: "",
+            mixed: false,
+            near: None,
             clients: 1,
             timeout: Duration::from_secs(15),
             seed: 1,
@@ -86,6 +90,18 @@ impl Load {
     /// POST requests with a small body: nothing on the way may repeat them.
     pub fn post(address: SocketAddr, pattern: Pattern) -> Self {
         Self { method: Method::POST, body: "{\"amount\": 1}", ..Self::get(address, pattern) }
+    }
+
+    /// Every other client sends GET requests without a body instead.
+    #[must_use]
+    pub fn half_get(self) -> Self {
+        Self { mixed: true, ..self }
+    }
+
+    /// Every other gap, on average, is between these bounds instead: a poller whose period is the far end's timeout.
+    #[must_use]
+    pub fn near(self, least: Duration, most: Duration) -> Self {
+        Self { near: Some((least, most)), ..self }
     }
 
     /// How many clients, each with a connection of its own.
@@ -169,17 +185,25 @@ impl Load {
         report
     }
 
+    fn gap(&self, usual: (Duration, Duration), random: &mut fastrand::Rng) -> Duration {
+        match self.near {
+            Some(near) if random.bool() => between(near, random),
+            _ => between(usual, random),
+        }
+    }
+
     async fn scattered(self: &Arc<Self>, gap: (Duration, Duration), end: End) -> Report {
         let clients = (0..self.clients).map(|index| {
             let mut end = end.clone();
-            let mut client = Client::new(self.clone());
+            let load = self.clone();
+            let mut client = Client::new(load.clone(), index);
             let mut random = fastrand::Rng::with_seed(self.seed.wrapping_mul(1_000_003).wrapping_add(index as u64));
             async move {
                 // Not all at once, not even at first.
                 let mut goes_on = end.pause(between((Duration::ZERO, gap.1), &mut random)).await;
                 while goes_on {
                     client.exchange().await;
-                    goes_on = end.pause(between(gap, &mut random)).await;
+                    goes_on = end.pause(load.gap(gap, &mut random)).await;
                 }
                 client.report
             }
@@ -190,8 +214,8 @@ impl Load {
     async fn bursts(self: &Arc<Self>, gap: (Duration, Duration), mut end: End) -> Report {
         let start = watch::Sender::new(0_u64);
         let finish = Arc::new(Barrier::new(self.clients + 1));
-        let clients = (0..self.clients).map(|_| {
-            let mut client = Client::new(self.clone());
+        let clients = (0..self.clients).map(|index| {
+            let mut client = Client::new(self.clone(), index);
             let (mut start, finish) = (start.subscribe(), finish.clone());
             async move {
                 while start.changed().await.is_ok() {
@@ -207,7 +231,7 @@ impl Load {
         while goes_on {
             start.send_modify(|burst| *burst += 1);
             finish.wait().await;
-            goes_on = end.pause(between(gap, &mut random)).await;
+            goes_on = end.pause(self.gap(gap, &mut random)).await;
         }
         drop(start);
         running.await.expect("no client panics")

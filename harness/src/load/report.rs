@@ -86,6 +86,15 @@ impl Live {
     }
 }
 
+/// A part of the requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Requests sent.
+    pub requests: u64,
+    /// Of these, how many failed.
+    pub failed: u64,
+}
+
 /// The result of a load.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
@@ -95,6 +104,8 @@ pub struct Report {
     pub ok: u64,
     /// The others, by kind.
     pub failures: BTreeMap<Failure, u64>,
+    /// Requests and failures by method.
+    pub methods: BTreeMap<String, Tally>,
     /// Some of them in detail.
     pub examples: Vec<Example>,
     /// Connections that the clients opened.
@@ -108,15 +119,23 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn succeed(&mut self, latency: Duration) {
+    fn tally(&mut self, method: &str) -> &mut Tally {
+        self.methods.entry(method.to_owned()).or_default()
+    }
+
+    pub(super) fn succeed(&mut self, method: &str, latency: Duration) {
         self.requests += 1;
+        self.tally(method).requests += 1;
         self.ok += 1;
         self.latencies.push(latency);
     }
 
-    pub(super) fn fail(&mut self, example: Example) {
+    pub(super) fn fail(&mut self, method: &str, example: Example) {
         self.requests += 1;
         self.failed_at.push(Instant::now());
+        let tally = self.tally(method);
+        tally.requests += 1;
+        tally.failed += 1;
         *self.failures.entry(example.failure).or_default() += 1;
         self.keep(example);
     }
@@ -134,6 +153,11 @@ impl Report {
         self.connections += other.connections;
         self.latencies.extend(other.latencies);
         self.failed_at.extend(other.failed_at);
+        for (method, part) in other.methods {
+            let tally = self.methods.entry(method).or_default();
+            tally.requests += part.requests;
+            tally.failed += part.failed;
+        }
         for (failure, count) in other.failures {
             *self.failures.entry(failure).or_default() += count;
         }

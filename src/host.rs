@@ -13,7 +13,6 @@
 mod callbacks;
 
 use std::cell::RefCell;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType, StreamType};
@@ -156,6 +155,7 @@ mod wasi {
     #[link(wasm_import_module = "wasi_snapshot_preview1")]
     unsafe extern "C" {
         pub(super) fn clock_time_get(clock: u32, precision: u64, time: *mut u64) -> u16;
+        pub(super) fn random_get(bytes: *mut u8, size: usize) -> u16;
     }
 }
 
@@ -169,9 +169,14 @@ pub(crate) fn now() -> Timestamp {
     Timestamp::from_nanos(nanos)
 }
 
-/// A random number, different in every VM.
+/// A random number, different in every VM. (The seed of `std`'s hash maps would panic where the host has no random numbers.)
 pub(crate) fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
+    let mut bytes = [0; 8];
+    // SAFETY: pointer and size are those of a live array.
+    match unsafe { wasi::random_get(bytes.as_mut_ptr(), bytes.len()) } {
+        0 => u64::from_le_bytes(bytes),
+        _ => now().as_nanos(),
+    }
 }
 
 // === log ===
@@ -224,25 +229,47 @@ pub(crate) fn init_log() {
     std::panic::set_hook(Box::new(|panic| write_log(LogLevel::Critical, &format!("idleguard: {panic}"))));
 }
 
-thread_local! {
-    static REPORTED: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
+/// How often the failures of one call are told.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
+
+/// A call that failed: when that was last told, and how often it has failed since.
+struct Reported {
+    call: &'static str,
+    at: Timestamp,
+    untold: u64,
 }
 
-/// Logs that a call failed, once for each call in a VM: what fails, fails for every request.
+thread_local! {
+    static REPORTED: RefCell<Vec<Reported>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Logs that a call failed, at most once a minute for each call in a VM: what fails, fails for every request.
 pub(crate) fn report(error: HostError) {
-    let is_new = REPORTED.with(|reported| match reported.try_borrow_mut() {
-        Ok(mut reported) if !reported.contains(&error.call) => {
-            reported.push(error.call);
-            true
+    let HostError { call, status } = error;
+    let now = now();
+    let untold = REPORTED.with(|reported| {
+        let mut reported = reported.try_borrow_mut().ok()?;
+        match reported.iter_mut().find(|reported| reported.call == call) {
+            None => {
+                reported.push(Reported { call, at: now, untold: 0 });
+                Some(0)
+            }
+            Some(known) if now.since(known.at) >= REPORT_EVERY => {
+                known.at = now;
+                Some(std::mem::take(&mut known.untold))
+            }
+            Some(known) => {
+                known.untold = known.untold.saturating_add(1);
+                None
+            }
         }
-        _ => false,
     });
-    if is_new {
-        log::warn!(
-            "Envoy refused {} with status {}; further failures of this call are not logged",
-            error.call,
-            error.status
-        );
+    match untold {
+        None => {}
+        Some(0) => log::warn!("Envoy refused {call} with status {status}"),
+        Some(more) => {
+            log::warn!("Envoy refused {call} with status {status}, and {more} times since the last such line")
+        }
     }
 }
 

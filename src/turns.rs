@@ -63,10 +63,8 @@ impl Turns {
         let late = self.is_late(gap);
         self.late_in_a_row = if late { self.late_in_a_row.saturating_add(1) } else { 0 };
         self.count = self.count.saturating_add(1);
-        self.ticks.rotate_right(1);
-        if let Some(first) = self.ticks.first_mut() {
-            *first = now;
-        }
+        let [first, second, third, _] = self.ticks;
+        self.ticks = [now, first, second, third];
         Some(Turn { settled, may_close: !late || self.late_in_a_row > TURNS_IN_PIPE })
     }
 }

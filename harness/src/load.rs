@@ -98,7 +98,7 @@ impl Load {
         Self { path: path.into(), ..self }
     }
 
-    /// One more request header.
+    /// One more request header; `host` replaces the address.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));

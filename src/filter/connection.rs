@@ -47,7 +47,8 @@ impl ConnectionRoot {
     pub(super) fn new(id: u32, config: ConnectionConfig) -> Self {
         let destination = destinations::register(id, &config.destination, &config.policy, true);
         let shared_key = destinations::shared_key(&config.destination);
-        let prober = destination.and_then(|id| Prober::new(id, &config.destination, &config.policy));
+        let prober =
+            destination.and_then(|destination| Prober::new(destination, id, &config.destination, &config.policy));
         let (exchanged_at, told) = Default::default();
         let root = Self { id, config, destination, shared_key, exchanged_at, prober, told };
         root.share();
@@ -258,7 +259,8 @@ impl StreamContext for ConnectionFilter {
         let Some(id) = root.destination else { return Action::Continue };
         let now = host::now();
         let endpoint = host::property(ENDPOINT).map_err(host::report).ok().flatten().unwrap_or_default();
-        self.key = with_worker(|worker| worker.open(id, self.context, &endpoint, &root.config.policy, now)).flatten();
+        let (policy, most) = (&root.config.policy, root.config.max_tracked);
+        self.key = with_worker(|worker| worker.open(id, self.context, &endpoint, policy, most, now)).flatten();
         Action::Continue
     }
 

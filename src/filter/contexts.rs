@@ -132,10 +132,10 @@ pub(crate) fn on_response_headers(id: u32, count: usize, end: bool) -> Action {
     with_request(id, |filter| filter.on_http_response_headers(count, end)).unwrap_or(Action::Continue)
 }
 
-/// Spreads ids, which Envoy counts up (Knuth, The Art of Computer Programming 3, §6.4: multiplicative hashing). Nobody outside
-/// chooses them, so a keyed hash would only cost.
+/// Spreads ids, which Envoy counts up, and the names of clusters, of which there are few (Knuth, The Art of Computer
+/// Programming 3, §6.4: multiplicative hashing). A keyed hash would cost more, and panics where the host has no random numbers.
 #[derive(Default)]
-struct IdHasher(u64);
+pub(super) struct IdHasher(u64);
 
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {

@@ -102,8 +102,10 @@ impl Client {
 }
 
 fn request(load: &Load) -> Request<Full<Bytes>> {
-    let mut request =
-        Request::builder().method(load.method.clone()).uri(&load.path).header("host", load.address.to_string());
+    let mut request = Request::builder().method(load.method.clone()).uri(&load.path);
+    if !load.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        request = request.header("host", load.address.to_string());
+    }
     for (name, value) in &load.headers {
         request = request.header(name, value);
     }

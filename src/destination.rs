@@ -262,11 +262,11 @@ impl Destination {
         self.learning.take_news(self.limit, self.learns(), now)
     }
 
-    /// Whether probes may be sent: an HTTP filter divides the pool, so that no request of a user's lands on the connections
+    /// Whether the connection filter with root context `root` may send probes: it has not been replaced by another; an HTTP filter divides the pool, so that no request of a user's lands on the connections
     /// without a generation, which are the probe's; and this is a worker, as a request shows. (Envoy's main thread has the
     /// filters, too, but no internal listener that it could connect to.)
-    pub fn may_probe(&self) -> bool {
-        self.is_guarded() && self.has_requests
+    pub fn may_probe(&self, root: u32) -> bool {
+        self.guards.contains(&root) && self.has_requests
     }
 
     /// What probes have found so far.

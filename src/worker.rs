@@ -179,7 +179,7 @@ mod tests {
         let mut worker = Worker::new(1);
         let (one, _) = worker.destination("one", NOW).unwrap();
         let (other, _) = worker.destination("other", NOW).unwrap();
-        let mut open =
+        let open =
             |worker: &mut Worker, id, context| worker.open(id, context, b"", &config.policy, config.max_tracked, NOW);
         let first = open(&mut worker, one, 1).unwrap();
         assert!(open(&mut worker, other, 2).is_some());

@@ -107,7 +107,7 @@ impl Vm {
 
     /// From here on so many instructions may be run: a loop without an end becomes an error.
     pub fn allow(&mut self, instructions: u64) -> Result<()> {
-        Ok(self.store.set_fuel(instructions)?)
+        self.store.set_fuel(instructions)
     }
 
     /// The bytes of memory that the VM has; Wasm memory grows by pages of 64 KiB, and never shrinks.

@@ -4,7 +4,7 @@
 //! `make test` runs a few thousand; `make fuzz-module` goes on for `FUZZ_SECONDS`, from a seed of the clock's or `FUZZ_SEED`.
 //! What is outside: a host that hands over memory which it did not allocate through the module, or writes beyond it. Nothing
 //! within the VM could tell.
-#![allow(clippy::expect_used, missing_docs)]
+#![allow(clippy::disallowed_methods, clippy::expect_used, missing_docs)] // the long form runs for a time
 
 mod support;
 

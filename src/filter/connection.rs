@@ -47,7 +47,8 @@ impl ConnectionRoot {
     pub(super) fn new(id: u32, config: ConnectionConfig) -> Self {
         let destination = destinations::register(id, &config.destination, &config.policy, true);
         let shared_key = destinations::shared_key(&config.destination);
-        let prober = destination.and_then(|id| Prober::new(id, &config.destination, &config.policy));
+        let prober =
+            destination.and_then(|destination| Prober::new(destination, id, &config.destination, &config.policy));
         let (exchange_at, told) = Default::default();
         let root = Self { id, config, destination, shared_key, exchange_at, prober, told };
         root.share();

@@ -27,6 +27,8 @@ const LOST_AFTER: Duration = Duration::from_secs(10);
 /// One destination's probe on one worker. At most one worker of the process has a turn at a time.
 pub(super) struct Prober {
     id: DestinationId,
+    /// The filter's root context.
+    root: u32,
     /// The cluster's name, which is the destination's.
     cluster: String,
     probe: Probe,
@@ -51,10 +53,11 @@ pub(super) struct Prober {
 
 impl Prober {
     /// None if the policy asks for no probe.
-    pub(super) fn new(id: DestinationId, cluster: &str, policy: &Policy) -> Option<Self> {
+    pub(super) fn new(id: DestinationId, root: u32, cluster: &str, policy: &Policy) -> Option<Self> {
         let probe = policy.probe.clone().filter(|_| policy.lb_idle_timeout == LbIdleTimeout::Learn)?;
         Some(Self {
             id,
+            root,
             cluster: cluster.to_owned(),
             probe,
             longest_gap: policy.sentinel_max,
@@ -72,7 +75,7 @@ impl Prober {
 
     /// Takes, keeps or gives up this worker's turn. To be called more often than a lease lasts.
     pub(super) fn take_turn(&self, now: Timestamp) {
-        let may_probe = with_destination(self.id, |destination| destination.may_probe()).unwrap_or_default();
+        let may_probe = with_destination(self.id, |destination| destination.may_probe(self.root)).unwrap_or_default();
         if !may_probe || !self.holds_lease(now) {
             self.probing.set(None);
         } else if self.probing.get().is_none() {

@@ -230,10 +230,10 @@ fn heatmap(svg: &mut String, all: &[Series], width: f64, height: f64, duration: 
             step - 1.0
         )?;
     }
-    for index in low..=high {
+    for (index, bucket) in buckets.iter().enumerate().take(high + 1).skip(low) {
         let y = frame.bottom - (index - low + 1) as f64 * step;
         writeln!(svg, r#"<line class="axis" x1="{}" x2="{}" y1="{y:.1}" y2="{y:.1}"/>"#, frame.left, frame.right)?;
-        let (x, text) = (frame.left - 8.0, with_unit(buckets[index].0, "ms"));
+        let (x, text) = (frame.left - 8.0, with_unit(bucket.0, "ms"));
         writeln!(svg, r#"<text x="{x}" y="{:.1}" text-anchor="end">{text}</text>"#, y + 4.0)?;
     }
     frame.times(svg)

@@ -27,6 +27,9 @@ pub(super) struct Plugins {
     version: u64,
 }
 
+/// A filter's configuration with this policy.
+type FilterOf = fn(&Value) -> Value;
+
 impl Plugins {
     /// Edits the project's configuration, and takes the filters' own configuration out into files in `directory`.
     pub(super) fn take_out(config: Config, directory: &Path, policy: &Value) -> Result<(Config, Self)> {
@@ -37,7 +40,7 @@ impl Plugins {
             format!("static_resources/listeners/{destination}-guard/filter_chains/0/filters/idleguard")
         };
         let mut plugins = Vec::new();
-        let places: [(String, &'static str, fn(&Value) -> Value); 3] = [
+        let places: [(String, &'static str, FilterOf); 3] = [
             (
                 format!("{HTTP_MANAGER}/http_filters/idleguard"),
                 "idleguard",

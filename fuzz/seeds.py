@@ -28,5 +28,11 @@ for vector in VECTORS:
         if lines:
             write(target, vector["name"], "\n".join(lines))
 
+# Configurations as the documentation shows them: the words that a fuzzer would not guess.
+for page in [HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md"))]:
+    blocks = page.read_text().split("```json\n")[1:]
+    for at, block in enumerate(blocks):
+        write("config_json", f"{page.stem}-{at}", block.split("```")[0])
+
 for found in sorted((HERE / "regressions").glob("*/*")):
     write(found.parent.name, found.name, found.read_bytes().decode("latin-1"))

@@ -101,8 +101,43 @@ fn rest(before: &[u8]) -> Option<Rest<'_>> {
 #[inline(always)]
 pub fn last_element(list: &[u8]) -> Option<(Element<'_>, Rest<'_>)> {
     let list = trim_end(list);
-    let (element, before) = last_v4(list).or_else(|| last_v6(list)).or_else(|| last_with_port(list))?;
+    let (element, before) = match ending(list) {
+        Ending::V4 => last_v4(list)?,
+        Ending::Port => last_with_port(list)?,
+        Ending::Other => last_v6(list)?,
+    };
     Some((element, rest(before)?))
+}
+
+/// In which of the usual forms an element can be, by its last few bytes: a form that is tried in vain costs as much as the
+/// one that fits.
+enum Ending {
+    /// `.5`.
+    V4,
+    /// `.5:80`, `]:80` or `]`.
+    Port,
+    /// None of these.
+    Other,
+}
+
+#[inline(always)]
+fn ending(list: &[u8]) -> Ending {
+    let (mut digits, mut rest) = (0_u32, list);
+    while let [before @ .., b'0'..=b'9'] = rest
+        && digits < 6
+    {
+        rest = before;
+        digits = digits.wrapping_add(1);
+    }
+    match rest {
+        [.., b'.'] => Ending::V4,
+        [.., b']'] if digits == 0 => Ending::Port,
+        [.., b']' | b'.', b':']
+        | [.., b'.', b'0'..=b'9', b':']
+        | [.., b'.', b'0'..=b'9', b'0'..=b'9', b':']
+        | [.., b'.', b'0'..=b'9', b'0'..=b'9', b'0'..=b'9', b':'] => Ending::Port,
+        _ => Ending::Other,
+    }
 }
 
 /// As [`last_element`], where that is an IPv4 address without a port: its bits, its text, and what stands left of its comma.

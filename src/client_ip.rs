@@ -32,8 +32,9 @@ use std::collections::BinaryHeap;
 use std::net::IpAddr;
 
 use crate::address::{Bits, Blocks, Cidr, Element, Text, parse_address, parse_endpoint, trim_blanks};
-use crate::config::{ConfigError, Section};
+use crate::config::{ConfigError, JsonText, Section};
 use crate::forwarded::{XForwardedFor, forwarded, is_blank, x_forwarded_for};
+use crate::header_map::{Few, equal};
 
 /// Who is on the other end of the connection that the request came by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,10 +160,17 @@ struct Headers {
     all: Vec<Header>,
     /// Where in `all` the names of a length are. Most other headers are ruled out by their length.
     of_length: [(usize, usize); LENGTHS],
+    /// The bits of what names of a length begin with.
+    firsts_of_length: [u32; LENGTHS],
 }
 
 /// Names of this length less one, or more, are rare, and share the last entry.
 const LENGTHS: usize = 64;
+
+/// One bit for both cases of a letter; other bytes share the bits.
+fn bit_of_first(byte: u8) -> u32 {
+    1 << (byte & 31)
+}
 
 /// One header in all its spellings, the same to an application that gets them as CGI variables (RFC 3875 §4.1.18).
 #[derive(Clone, Debug)]
@@ -288,6 +296,13 @@ impl ClientIp {
             Fallback::Omit => self.resolution(outcome, &lines, None),
             Fallback::Reject => Resolution { outcome, rejected: true, client: None, edits: Vec::new() },
         }
+    }
+
+    /// Whether [`resolve`](Self::resolve) may want to see a header whose name has this length and begins with `first`. It can
+    /// do without others.
+    pub fn concerns(&self, name_length: usize, first: u8) -> bool {
+        let firsts = self.headers.firsts_of_length.get(name_length.min(LENGTHS - 1));
+        firsts.is_some_and(|firsts| firsts & bit_of_first(first) != 0)
     }
 
     /// Every name that [`resolve`](Self::resolve) might remove, for the case that the host doesn't tell which headers
@@ -474,8 +489,13 @@ impl Chain {
         match form {
             Form::XForwardedFor => self.text().to_vec(),
             Form::Forwarded => forwarded_value(self.text()),
-            Form::Address => Text::new(self.client.into()).as_bytes().to_vec(),
+            Form::Address => self.client_text().to_vec(),
         }
+    }
+
+    /// The client alone.
+    fn client_text(&self) -> &[u8] {
+        self.text().split(|byte| *byte == b',').next().unwrap_or_default()
     }
 }
 
@@ -519,7 +539,15 @@ impl Headers {
             let next = length.saturating_add(1);
             (at(length), if next < LENGTHS { at(next) } else { all.len() })
         });
-        Self { of_length, all }
+        let mut firsts_of_length = [0; LENGTHS];
+        for header in &all {
+            if let Some(firsts) = firsts_of_length.get_mut(header.folded.len().min(LENGTHS - 1))
+                && let Some(first) = header.folded.bytes().next()
+            {
+                *firsts |= bit_of_first(first) | if first == b'-' { bit_of_first(b'_') } else { 0 };
+            }
+        }
+        Self { of_length, firsts_of_length, all }
     }
 
     /// Which of the headers has that name, in any spelling?
@@ -529,15 +557,16 @@ impl Headers {
     }
 
     /// The lines under any of the names, those of one spelling side by side in order of arrival.
-    fn lines<'a>(&self, headers: &[(&'a [u8], &'a [u8])]) -> Vec<Line<'a>> {
-        // A heap, because the code of the standard library's sorting is larger than all the rest of this module.
-        let mut lines = BinaryHeap::new();
-        for (name, value) in headers {
-            if let Some(header) = self.find(name) {
-                lines.push(Arrived { line: Line { header, name, value }, position: lines.len() });
-            }
+    fn lines<'a>(&self, headers: &[(&'a [u8], &'a [u8])]) -> Few<Line<'a>> {
+        let line = |(name, value): &(&'a [u8], &'a [u8])| Some(Line { header: self.find(name)?, name, value });
+        let lines: Few<_> = headers.iter().filter_map(line).collect();
+        if lines.len() < 2 {
+            return lines;
         }
-        lines.into_sorted_vec().into_iter().map(|arrived| arrived.line).collect()
+        // A heap, because the code of the standard library's sorting is larger than all the rest of this module.
+        let arrived = |(position, line)| Arrived { line, position };
+        let sorted = lines.into_iter().enumerate().map(arrived).collect::<BinaryHeap<_>>().into_sorted_vec();
+        sorted.into_iter().map(|arrived| arrived.line).collect()
     }
 
     /// What it takes to make the lines into what is written. `None`: nothing is, all lines go.
@@ -578,7 +607,10 @@ impl Headers {
 
 impl Header {
     fn is_named(&self, name: &[u8]) -> bool {
-        self.folded.len() == name.len() && self.folded.bytes().zip(name).all(|(own, byte)| own == fold(*byte))
+        let folded = self.folded.as_bytes();
+        folded.len() == name.len()
+            && folded.first() == name.first().map(|first| fold(*first)).as_ref()
+            && (equal(folded, name) || folded.iter().zip(name).all(|(own, byte)| *own == fold(*byte)))
     }
 }
 
@@ -595,7 +627,7 @@ impl Form {
 
 /// Are these the same name to HTTP? Envoy gives names in lower case, so mostly they are the same bytes.
 fn is_same_name(a: &[u8], b: &[u8]) -> bool {
-    a == b || a.eq_ignore_ascii_case(b)
+    equal(a, b) || a.eq_ignore_ascii_case(b)
 }
 
 /// The byte as all spellings of a name have it.
@@ -691,7 +723,7 @@ fn warn_of_order(section: &Section, sources: &[String], warnings: &mut Vec<Strin
 
 /// A string of the configuration as JSON, for messages.
 fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    JsonText(&text.into()).to_string()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! The two filters are one module with one configuration format, told apart by the key `filter`. What is refused here
 //! stops Envoy's start (or the update), so whatever a request could stumble over must be refused here.
 
+mod json_text;
 pub mod protobuf_struct;
 pub mod section;
 
@@ -10,10 +11,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+pub(crate) use json_text::JsonText;
 pub use section::{ConfigError, Section};
 
 use crate::client_ip::ClientIp;
-use crate::policy::Policy;
+use crate::policy::{LbIdleTimeout, Policy};
 
 /// The configuration of one filter.
 #[derive(Debug)]
@@ -44,7 +46,12 @@ pub struct ConnectionConfig {
     pub destination: String,
     /// What holds for its connections.
     pub policy: Policy,
+    /// Connections that one worker tracks, those of other destinations included (`max_tracked_connections`).
+    pub max_tracked: usize,
 }
+
+/// What [`ConnectionConfig::max_tracked`] is if nothing is said.
+const MAX_TRACKED: u32 = 100_000;
 
 /// A configuration, and what its author should know about it.
 #[derive(Debug)]
@@ -131,17 +138,17 @@ fn parse_connection(mut section: Section) -> Result<Checked, ConfigError> {
         None => Section::try_new("policy", Value::Object(serde_json::Map::new()))?,
     };
     let policy = Policy::from_section(policy)?;
+    let max_tracked = section.take_whole_number("max_tracked_connections", 1)?.unwrap_or(MAX_TRACKED) as usize;
     section.finish()?;
     let warnings = warning_of_probe("policy", &policy).into_iter().collect();
-    Ok(Checked { config: Config::Connection(ConnectionConfig { destination, policy }), warnings })
+    Ok(Checked { config: Config::Connection(ConnectionConfig { destination, policy, max_tracked }), warnings })
 }
 
 /// Says that a probe is configured in vain.
 fn warning_of_probe(path: &str, policy: &Policy) -> Option<String> {
-    policy.probe.as_ref().map(|_| {
-        format!(
-            "{path}.probe: this version sends no probes; behind an LB that forgets connections silently, set lb_idle_timeout"
-        )
+    let is_known = policy.lb_idle_timeout != LbIdleTimeout::Learn;
+    (is_known && policy.probe.is_some()).then(|| {
+        format!("{path}.probe: no probes are sent, because lb_idle_timeout is given; \"learn\" would use them")
     })
 }
 
@@ -150,10 +157,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_probe_is_accepted_with_a_warning() {
-        let json = r#"{"filter": "connection", "destination": "x", "policy": {"probe": {"path": "/healthz"}}}"#;
-        let warnings = parse(json.as_bytes()).unwrap().warnings;
-        assert!(warnings[0].starts_with("policy.probe: this version sends no probes"), "{warnings:?}");
+    fn a_probe_beside_a_known_timeout_is_accepted_with_a_warning() {
+        let warnings = |policy: &str| {
+            let json = format!(r#"{{"filter": "connection", "destination": "x", "policy": {policy}}}"#);
+            parse(json.as_bytes()).unwrap().warnings
+        };
+        let vain = warnings(r#"{"lb_idle_timeout": "60s", "probe": {"path": "/healthz"}}"#);
+        assert!(vain[0].starts_with("policy.probe: no probes are sent, because lb_idle_timeout is given"), "{vain:?}");
+        assert!(warnings(r#"{"probe": {"path": "/healthz"}}"#).is_empty());
     }
 
     fn refusal(json: &str) -> String {

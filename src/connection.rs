@@ -1,10 +1,62 @@
 //! One upstream connection, as its worker knows it: where it stands, and until when it may be used.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 use crate::idle_list::Links;
-use crate::time::Timestamp;
+use crate::time::{Timestamp, nanos};
+
+/// A duration or a point in time in nanoseconds, whose `Option` takes no more room: there may be a hundred thousand connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nanos(NonZeroU64);
+
+impl Nanos {
+    fn new(nanos: u64) -> Self {
+        Self(NonZeroU64::MIN.saturating_add(nanos))
+    }
+
+    fn get(self) -> u64 {
+        self.0.get().saturating_sub(1)
+    }
+}
+
+impl From<Duration> for Nanos {
+    fn from(duration: Duration) -> Self {
+        Self::new(nanos(duration))
+    }
+}
+
+impl From<Nanos> for Duration {
+    fn from(nanos: Nanos) -> Self {
+        Self::from_nanos(nanos.get())
+    }
+}
+
+impl From<Timestamp> for Nanos {
+    fn from(at: Timestamp) -> Self {
+        Self::new(at.as_nanos())
+    }
+}
+
+/// What a far end still serves; an `Option` of it takes no more room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExchangesLeft(NonZeroU32);
+
+impl From<u32> for ExchangesLeft {
+    fn from(left: u32) -> Self {
+        Self(NonZeroU32::MIN.saturating_add(left))
+    }
+}
+
+impl From<ExchangesLeft> for u32 {
+    fn from(left: ExchangesLeft) -> Self {
+        left.0.get().saturating_sub(1)
+    }
+}
+
+/// How long an HTTP/1.1 connection whose lifetime is over may wait for its last exchange. In a pool whose connections are in
+/// use, the ones that wait this long lie below those that the pool hands out.
+pub const LIFETIME_GRACE: Duration = Duration::from_secs(1);
 
 /// Names a connection for as long as its worker knows it, and never another one after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,7 +82,7 @@ pub enum Phase {
         /// How many.
         in_flight: NonZeroU32,
         /// The idle age at which the oldest of them found the connection; `None` on a connection fresh from the far end.
-        reused_at_age: Option<Duration>,
+        reused_at_age: Option<Nanos>,
         /// Whether a byte has come back since.
         answered: bool,
     },
@@ -85,15 +137,15 @@ pub struct Connection {
     pub opened_at: Timestamp,
     /// When it is to be retired; the end of time if it may grow old.
     pub retire_at: Timestamp,
-    /// For how long it may wait for another exchange when its lifetime is over: its response announces the close, which
-    /// spares the connections beside it. Zero where that can't be announced.
-    pub grace: Duration,
+    /// Whether it may wait a little for another exchange when its lifetime is over: its response announces the close, which
+    /// spares the connections beside it. None where that can't be announced.
+    pub has_grace: bool,
     /// The limit that its far end announced.
-    pub hinted_limit: Option<Duration>,
+    pub hinted_limit: Option<Nanos>,
     /// Exchanges that its far end will still serve, if it said so.
-    pub exchanges_left: Option<u32>,
+    pub exchanges_left: Option<ExchangesLeft>,
     /// Since when no request is given to it, although its generation goes on.
-    pub fenced_at: Option<Timestamp>,
+    pub fenced_at: Option<Nanos>,
     /// Its valid entry in the queue of timers.
     pub queued_for: Timestamp,
     /// Its neighbours in the list that it is in.
@@ -110,6 +162,11 @@ impl Connection {
         }
     }
 
+    /// Exchanges that its far end will still serve, if it said so.
+    pub fn exchanges_left(&self) -> Option<u32> {
+        self.exchanges_left.map(u32::from)
+    }
+
     /// Whether no request may be given to it, whatever its idle age.
     pub fn is_out_of_use(&self) -> bool {
         self.fenced_at.is_some() || matches!(self.phase, Phase::Sentinel { .. } | Phase::Closing | Phase::Gone)
@@ -124,10 +181,29 @@ impl Connection {
     /// 4 s). `limit` is the destination's idle limit.
     pub fn expires_at(&self, limit: Duration) -> Option<Timestamp> {
         let since = self.idle_since()?;
-        if self.exchanges_left == Some(0) {
+        if self.exchanges_left() == Some(0) {
             return Some(since);
         }
-        let limit = self.hinted_limit.map_or(limit, |hinted| hinted.min(limit));
-        Some(since.after(limit).min(self.retire_at.max(since.after(self.grace))))
+        let limit = self.hinted_limit.map_or(limit, |hinted| Duration::from(hinted).min(limit));
+        let grace = if self.has_grace { LIFETIME_GRACE } else { Duration::ZERO };
+        Some(since.after(limit).min(self.retire_at.max(since.after(grace))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_costs_at_most_88_bytes() {
+        assert!(size_of::<Connection>() <= 88, "{}", size_of::<Connection>());
+    }
+
+    #[test]
+    fn what_is_small_is_exact() {
+        for nanos in [0, 1, 999_999_999, u64::MAX - 1] {
+            assert_eq!(Duration::from(Nanos::from(Duration::from_nanos(nanos))), Duration::from_nanos(nanos));
+        }
+        assert_eq!([0, 1, u32::MAX - 1].map(|left| u32::from(ExchangesLeft::from(left))), [0, 1, u32::MAX - 1]);
     }
 }

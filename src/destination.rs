@@ -8,8 +8,8 @@
 //!
 //! A fence is for all connections of a generation, and in a pool that is in use each lifetime would end within its reach. So
 //! an HTTP/1.1 connection that is too old may serve one more exchange, and its response tells the pool to close it
-//! ([`Destination::is_last_exchange`]); only one that waits longer for it than [`LIFETIME_GRACE`], which is deep in the stack
-//! if there are others, is fenced. HTTP/2 has few connections, and busy ones may never be idle: there a lifetime ends the
+//! ([`Destination::is_last_exchange`]); only one that waits longer for it than
+//! [`LIFETIME_GRACE`](crate::connection::LIFETIME_GRACE), which is deep in the stack if there are others, is fenced. HTTP/2 has few connections, and busy ones may never be idle: there a lifetime ends the
 //! generation.
 //!
 //! # Race window
@@ -28,24 +28,22 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::connection::{CloseCause, Connection, ConnectionKey, Generation, Order, Phase};
+use crate::connection::{CloseCause, Connection, ConnectionKey, ExchangesLeft, Generation, Nanos, Order, Phase};
 use crate::fence::{Fence, Steer};
 use crate::idle_list::{IdleList, Links};
-use crate::learner::{Evidence, Rules};
+use crate::learner::closes::tolerated;
+use crate::learner::{Bracket, Evidence, Rules};
 use crate::learning::{Learning, News};
 use crate::metrics::{DestinationMetric, Tally};
 use crate::policy::{LbIdleTimeout, Policy};
 use crate::pool::Pool;
 use crate::time::Timestamp;
 use crate::turns::{TURNS_IN_PIPE, Turn, Turns};
+use crate::unseen::{Ending, Unseen};
 
 /// The time from the fence to the reap. A request that was admitted just before the fence is still under way to its
 /// connection; 50 ms are too short when a burst stalls the event loop.
 pub const REAP_DELAY: Duration = Duration::from_millis(100);
-
-/// How long an HTTP/1.1 connection whose lifetime is over may wait for its last exchange. In a pool whose connections are in
-/// use, the ones that wait this long lie below those that the pool hands out.
-pub const LIFETIME_GRACE: Duration = Duration::from_secs(1);
 
 /// Closes in one tick. Ten thousand connections that are due at once are closed over half a second, so that the requests
 /// in between don't wait.
@@ -53,6 +51,9 @@ const CLOSES_PER_TICK: usize = 512;
 
 /// How long before an expiry it begins to matter how requests end; longer than a turn of the event loop should take.
 const DELICATE: Duration = Duration::from_millis(200);
+
+/// So many connections may be opened anew to have one of them watched.
+const FEW: usize = 4;
 
 /// The end of time.
 const NEVER: Timestamp = Timestamp::from_nanos(u64::MAX);
@@ -122,6 +123,8 @@ pub struct Destination {
     policies: Vec<(u32, Policy)>,
     /// What has been learnt of the far end's idle timeout.
     learning: Learning,
+    /// The connections, as far as requests tell of them where no connection filter does.
+    unseen: Unseen,
     /// The connection that is watched instead of being closed.
     sentinel: Option<ConnectionKey>,
     /// When the next one is to be set aside, if none is fenced anyway.
@@ -169,6 +172,7 @@ impl Destination {
             limit: Duration::MAX,
             policies: Vec::new(),
             learning: Learning::default(),
+            unseen: Unseen::default(),
             sentinel: None,
             next_sentinel_at: now,
             guards: Vec::new(),
@@ -258,6 +262,23 @@ impl Destination {
         self.learning.take_news(self.limit, self.learns(), now)
     }
 
+    /// Whether the connection filter with root context `root` may send probes: it has not been replaced by another; an HTTP filter divides the pool, so that no request of a user's lands on the connections
+    /// without a generation, which are the probe's; and this is a worker, as a request shows. (Envoy's main thread has the
+    /// filters, too, but no internal listener that it could connect to.)
+    pub fn may_probe(&self, root: u32) -> bool {
+        self.guards.contains(&root) && self.has_requests
+    }
+
+    /// What probes have found so far.
+    pub fn bracket(&self) -> Bracket {
+        self.learning.bracket()
+    }
+
+    /// The probe found something out.
+    pub fn on_probed(&mut self, evidence: Evidence, now: Timestamp) {
+        self.observe(evidence, now);
+    }
+
     /// The idle limit in force.
     pub fn idle_limit(&self) -> Duration {
         self.limit
@@ -322,6 +343,7 @@ impl Destination {
             return Some(latest);
         }
         self.retire_all(now);
+        self.unseen.forget_all();
         self.tally.count(DestinationMetric::Fenced);
         None
     }
@@ -335,6 +357,22 @@ impl Destination {
                 self.aborted.push_back((forget_at, generation));
             }
         }
+    }
+
+    /// A request that was admitted at `begun`, where connections are not seen, ended on the connection called `connection`.
+    pub fn on_unseen_end(&mut self, connection: &[u8], begun: Timestamp, ending: Ending, now: Timestamp) {
+        let Some(evidence) = self.unseen.on_ended(connection, begun, ending, now) else { return };
+        match evidence {
+            Evidence::Failed { age } => {
+                self.tally.count(DestinationMetric::StaleFailures);
+                self.learning.on_failure(age);
+                self.retire_all(now);
+                self.unseen.forget_all();
+            }
+            Evidence::Succeeded { age } => self.tally.age(DestinationMetric::ReuseIdleAge, age),
+            _ => {}
+        }
+        self.observe(evidence, now);
     }
 
     fn count_ended(&mut self, generation: Generation) {
@@ -409,7 +447,7 @@ impl Destination {
             phase: Phase::Spent,
             opened_at: now,
             retire_at,
-            grace: Duration::ZERO,
+            has_grace: false,
             hinted_limit: None,
             exchanges_left: None,
             fenced_at: None,
@@ -437,18 +475,18 @@ impl Destination {
 
     /// Bytes passed on a connection; `seen` says what they meant. `policy` is that of its filter.
     pub fn on_bytes(&mut self, key: ConnectionKey, seen: &Seen, policy: &Policy, now: Timestamp) {
-        let grace = if self.has_requests && seen.stacked { LIFETIME_GRACE } else { Duration::ZERO };
+        let has_grace = self.has_requests && seen.stacked;
         let Some(connection) = self.get(key) else { return };
         if matches!(connection.phase, Phase::Closing | Phase::Gone) {
             return;
         }
-        connection.grace = grace;
+        connection.has_grace = has_grace;
         if policy.honor_keep_alive {
             if let Some(timeout) = seen.hinted_timeout {
-                connection.hinted_limit = Some(policy.hinted_limit(timeout));
+                connection.hinted_limit = Some(policy.hinted_limit(timeout).into());
             }
-            connection.exchanges_left =
-                seen.hinted_exchanges.or(connection.exchanges_left.map(|left| left.saturating_sub(seen.completed)));
+            let left = connection.exchanges_left().map(|left| left.saturating_sub(seen.completed));
+            connection.exchanges_left = seen.hinted_exchanges.or(left).map(ExchangesLeft::from);
         }
         if seen.started > 0 && !matches!(connection.phase, Phase::Busy { .. }) {
             self.on_taken(key, now);
@@ -462,7 +500,7 @@ impl Destination {
         if seen.in_flight == 0
             && let Phase::Busy { reused_at_age: Some(age), answered: false, .. } = connection.phase
         {
-            self.observe(Evidence::Succeeded { age }, now);
+            self.observe(Evidence::Succeeded { age: age.into() }, now);
         }
         let Some(connection) = self.get(key) else { return };
         match NonZeroU32::new(seen.in_flight) {
@@ -474,7 +512,7 @@ impl Destination {
                 let answered = seen.answered;
                 let was_answered = matches!(connection.phase, Phase::Busy { answered: true, .. });
                 if let Some(age) = reused_at_age.filter(|_| answered && !was_answered) {
-                    self.observe(Evidence::Succeeded { age }, now);
+                    self.observe(Evidence::Succeeded { age: age.into() }, now);
                 }
                 self.unlink(key);
                 self.update(key, |connection| connection.phase = Phase::Busy { in_flight, reused_at_age, answered });
@@ -513,7 +551,7 @@ impl Destination {
         let Some(connection) = self.get(key) else { return false };
         let is_served = match hinted {
             Some(left) => left == 0,
-            None => connection.exchanges_left == Some(1),
+            None => connection.exchanges_left() == Some(1),
         };
         let is_over = connection.retire_at <= now || (policy.honor_keep_alive && is_served);
         has_requests && is_over && matches!(connection.phase, Phase::Busy { .. })
@@ -537,6 +575,7 @@ impl Destination {
         }
         self.update(key, |connection| {
             connection.fenced_at = None;
+            let reused_at_age = reused_at_age.map(Nanos::from);
             connection.phase = Phase::Busy { in_flight: NonZeroU32::MIN, reused_at_age, answered: false };
         });
     }
@@ -569,7 +608,7 @@ impl Destination {
 
     /// From now on no request gets this connection: it is closed a little later, unless the pool knows better.
     fn fence_one(&mut self, key: ConnectionKey, now: Timestamp) {
-        self.update(key, |connection| connection.fenced_at = Some(now));
+        self.update(key, |connection| connection.fenced_at = Some(now.into()));
         self.retiring.push_back((now, key));
     }
 
@@ -586,12 +625,14 @@ impl Destination {
                 self.set_gone(key);
                 self.observe(Evidence::Closed { age, connection_age, is_sentinel }, now);
                 if is_sentinel {
-                    // Once the timeout is known, a pause now and then costs little time to see it change.
-                    let pause = self.learning.learned().and_then(|timeout| timeout.checked_div(4));
+                    // While the known timeout holds, a pause now and then costs little time to see it change.
+                    let holds = |timeout: &Duration| age <= tolerated(*timeout);
+                    let pause = self.learning.learned().filter(holds).and_then(|timeout| timeout.checked_div(4));
                     self.next_sentinel_at = now.after(pause.unwrap_or_default());
                 }
             }
             Phase::Busy { reused_at_age: Some(age), answered: false, .. } => {
+                let age = Duration::from(age);
                 self.tally.count(DestinationMetric::StaleFailures);
                 self.learning.on_failure(age);
                 self.observe(Evidence::Failed { age }, now);
@@ -699,11 +740,11 @@ impl Destination {
                 Phase::Idle { since } => Some(since),
                 _ => None,
             };
-            let Some(idle_since) = idle_since.filter(|_| connection.fenced_at == Some(fenced_at)) else {
+            let Some(idle_since) = idle_since.filter(|_| connection.fenced_at == Some(fenced_at.into())) else {
                 continue; // it was used since, and is fenced again when that exchange ends
             };
             let unused = connection.phase == Phase::Unused;
-            let cause = if connection.retire_at <= now || connection.exchanges_left == Some(0) {
+            let cause = if connection.retire_at <= now || connection.exchanges_left() == Some(0) {
                 CloseCause::Retired
             } else {
                 CloseCause::Reaped
@@ -728,9 +769,18 @@ impl Destination {
         if now < self.next_sentinel_at || !self.retiring.is_empty() || !self.has_requests || !self.wants_sentinel() {
             return;
         }
-        let oldest = self.fence.latest_pool().and_then(|pool| pool.stack.oldest_key(&self.connections));
-        let is_idle = |connection: &mut Connection| matches!(connection.phase, Phase::Idle { .. });
-        let Some(key) = oldest.filter(|key| self.get(*key).is_some_and(is_idle)) else { return };
+        // Where places aren't known, fencing one connection takes all out of use: only where they are few.
+        let loose = (self.loose.len() <= FEW).then_some(&self.loose);
+        let is_idle = |connection: &Connection| matches!(connection.phase, Phase::Idle { .. });
+        let oldest = self
+            .fence
+            .stacks()
+            .chain(loose)
+            .filter_map(|list| {
+                list.oldest(&self.connections).filter(|oldest| is_idle(oldest)).zip(list.oldest_key(&self.connections))
+            })
+            .min_by_key(|(oldest, _)| oldest.idle_since());
+        let Some((_, key)) = oldest else { return };
         self.next_sentinel_at = now.after(REAP_DELAY.saturating_mul(4));
         self.fence_one(key, now);
     }
@@ -743,9 +793,9 @@ impl Destination {
 
     /// The sentinel, if it has been watched for long enough.
     fn sentinel_given_up(&mut self, now: Timestamp) -> Option<Due> {
-        let longest = self.policies.iter().map(|(_, policy)| policy.sentinel_max).min()?;
         let key = self.sentinel?;
         let Phase::Sentinel { since } = self.get(key)?.phase else { return None };
+        let longest = self.policies.iter().map(|(_, policy)| policy.sentinel_max).min()?;
         if now.since(since) < longest {
             return None;
         }
@@ -779,6 +829,11 @@ impl Destination {
     /// How many connections are remembered, closed ones that the pool may not have heard of included.
     pub fn tracked(&self) -> usize {
         self.connections.len()
+    }
+
+    /// Whether there is something for [`Tally::take`] or [`take_gauges`](Self::take_gauges).
+    pub fn has_counted(&self) -> bool {
+        self.reported != (self.open, self.idle) || !self.tally.is_empty()
     }
 
     /// The changes of [`DestinationMetric::ConnectionsActive`] and [`DestinationMetric::ConnectionsIdle`] since the last call.

@@ -12,6 +12,7 @@
 use slab::Slab;
 
 use crate::connection::{Connection, Generation, Order};
+use crate::idle_list::IdleList;
 use crate::pool::Pool;
 use crate::time::Timestamp;
 
@@ -68,6 +69,11 @@ impl Fence {
         self.pool(self.latest)
     }
 
+    /// The idle connections of each generation.
+    pub fn stacks(&self) -> impl Iterator<Item = &IdleList> {
+        self.pools.iter().map(|pool| &pool.stack)
+    }
+
     /// The safe pool that suits the next request best: one with an idle connection, and among those the one whose connection
     /// became idle last, as a single pool would choose. `None` if none is safe.
     pub fn choose(
@@ -104,6 +110,9 @@ impl Fence {
     /// Forgets generations in which nothing is left, but not the latest.
     pub fn forget_the_empty(&mut self) {
         let latest = self.latest;
+        if self.pools.len() < 2 {
+            return;
+        }
         self.pools.retain(|pool| pool.generation == latest || !pool.is_empty());
     }
 }

@@ -2,25 +2,24 @@
 //! context a request or an upstream connection.
 
 mod connection;
+pub(crate) mod contexts;
 mod destinations;
 mod http;
+mod probe;
 
 use std::rc::Rc;
 use std::time::Duration;
-
-use proxy_wasm::traits::{Context, HttpContext, RootContext, StreamContext};
-use proxy_wasm::types::ContextType;
 
 use crate::config::{self, Config};
 use crate::host;
 
 use self::connection::{ConnectionFilter, ConnectionRoot};
+use self::contexts::Stream;
 use self::http::{HttpFilter, HttpRoot};
 
 mod entry {
-    proxy_wasm::main! {{
-        proxy_wasm::set_root_context(|root| Box::new(super::Root::new(root)));
-    }}
+    // Exports `_initialize`; the callbacks are those of `host::callbacks`.
+    proxy_wasm::main! {{}}
 }
 
 /// How often a filter that has no connections to look after tells Envoy what it counted.
@@ -42,6 +41,15 @@ impl Root {
         Self { id, filter: None }
     }
 
+    /// A new request or connection; one that passes unseen while there is no configuration.
+    fn stream(&self, context: u32) -> Stream {
+        match &self.filter {
+            Some(Filter::Connection(root)) => Stream::Connection(ConnectionFilter::new(context, Some(Rc::clone(root)))),
+            Some(Filter::Http(root)) => Stream::Http(HttpFilter::new(Some(Rc::clone(root)))),
+            None => Stream::Http(HttpFilter::new(None)),
+        }
+    }
+
     fn configure(&mut self, size: usize) -> Result<(), String> {
         let json = host::configuration(size)
             .map_err(|error| format!("Envoy does not hand over the configuration: {error:?}"))?;
@@ -58,11 +66,8 @@ impl Root {
         });
         Ok(())
     }
-}
 
-impl Context for Root {}
-
-impl RootContext for Root {
+    /// Returns whether the configuration is accepted.
     fn on_configure(&mut self, size: usize) -> bool {
         host::init_log();
         match self.configure(size) {
@@ -74,35 +79,12 @@ impl RootContext for Root {
         }
     }
 
-    fn on_tick(&mut self) {
+    /// Envoy may call back for new connections meanwhile.
+    fn on_tick(&self) {
         match &self.filter {
             Some(Filter::Connection(root)) => root.on_tick(),
             Some(Filter::Http(root)) => root.on_tick(),
             None => {}
         }
-    }
-
-    fn get_type(&self) -> Option<ContextType> {
-        match self.filter {
-            Some(Filter::Connection(_)) => Some(ContextType::StreamContext),
-            // Envoy creates no streams for a configuration that was refused; the SDK panics without a type.
-            Some(Filter::Http(_)) | None => Some(ContextType::HttpContext),
-        }
-    }
-
-    fn create_http_context(&self, _context: u32) -> Option<Box<dyn HttpContext>> {
-        let root = match &self.filter {
-            Some(Filter::Http(root)) => Some(Rc::clone(root)),
-            _ => None,
-        };
-        Some(Box::new(HttpFilter::new(root)))
-    }
-
-    fn create_stream_context(&self, context: u32) -> Option<Box<dyn StreamContext>> {
-        let root = match &self.filter {
-            Some(Filter::Connection(root)) => Some(Rc::clone(root)),
-            _ => None,
-        };
-        Some(Box::new(ConnectionFilter::new(context, root)))
     }
 }

@@ -1,4 +1,4 @@
-//! Every call to Envoy, and nothing else.
+//! Every call to Envoy and, in `callbacks`, from it; nothing else.
 //!
 //! The SDK's wrappers panic on statuses that they don't expect, unwrap UTF-8, and allocate for every property's path. A panic
 //! stops the filter for all traffic on its worker. So the calls that the filter needs are declared here, with
@@ -10,12 +10,14 @@
 //! [abi]: https://github.com/proxy-wasm/spec/tree/main/abi-versions/v0.2.1
 #![expect(unsafe_code, reason = "imports of the host, and the memory that it hands over; each use says why it holds")]
 
+mod callbacks;
+
 use std::cell::RefCell;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType, StreamType};
 
+use crate::header_map;
 use crate::metrics::Kind;
 use crate::time::Timestamp;
 
@@ -105,6 +107,18 @@ mod import {
             size: usize,
             version: u32,
         ) -> u32;
+        pub(super) fn proxy_http_call(
+            cluster: *const u8,
+            cluster_size: usize,
+            headers: *const u8,
+            headers_size: usize,
+            body: *const u8,
+            body_size: usize,
+            trailers: *const u8,
+            trailers_size: usize,
+            timeout: u32,
+            token: *mut u32,
+        ) -> u32;
         pub(super) fn proxy_set_effective_context(context: u32) -> u32;
         pub(super) fn proxy_close_stream(stream: u32) -> u32;
         pub(super) fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
@@ -141,6 +155,7 @@ mod wasi {
     #[link(wasm_import_module = "wasi_snapshot_preview1")]
     unsafe extern "C" {
         pub(super) fn clock_time_get(clock: u32, precision: u64, time: *mut u64) -> u16;
+        pub(super) fn random_get(bytes: *mut u8, size: usize) -> u16;
     }
 }
 
@@ -154,9 +169,14 @@ pub(crate) fn now() -> Timestamp {
     Timestamp::from_nanos(nanos)
 }
 
-/// A random number, different in every VM.
+/// A random number, different in every VM. (The seed of `std`'s hash maps would panic where the host has no random numbers.)
 pub(crate) fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
+    let mut bytes = [0; 8];
+    // SAFETY: pointer and size are those of a live array.
+    match unsafe { wasi::random_get(bytes.as_mut_ptr(), bytes.len()) } {
+        0 => u64::from_le_bytes(bytes),
+        _ => now().as_nanos(),
+    }
 }
 
 // === log ===
@@ -209,25 +229,47 @@ pub(crate) fn init_log() {
     std::panic::set_hook(Box::new(|panic| write_log(LogLevel::Critical, &format!("idleguard: {panic}"))));
 }
 
-thread_local! {
-    static REPORTED: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
+/// How often the failures of one call are told.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
+
+/// A call that failed: when that was last told, and how often it has failed since.
+struct Reported {
+    call: &'static str,
+    at: Timestamp,
+    untold: u64,
 }
 
-/// Logs that a call failed, once for each call in a VM: what fails, fails for every request.
+thread_local! {
+    static REPORTED: RefCell<Vec<Reported>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Logs that a call failed, at most once a minute for each call in a VM: what fails, fails for every request.
 pub(crate) fn report(error: HostError) {
-    let is_new = REPORTED.with(|reported| match reported.try_borrow_mut() {
-        Ok(mut reported) if !reported.contains(&error.call) => {
-            reported.push(error.call);
-            true
+    let HostError { call, status } = error;
+    let now = now();
+    let untold = REPORTED.with(|reported| {
+        let mut reported = reported.try_borrow_mut().ok()?;
+        match reported.iter_mut().find(|reported| reported.call == call) {
+            None => {
+                reported.push(Reported { call, at: now, untold: 0 });
+                Some(0)
+            }
+            Some(known) if now.since(known.at) >= REPORT_EVERY => {
+                known.at = now;
+                Some(std::mem::take(&mut known.untold))
+            }
+            Some(known) => {
+                known.untold = known.untold.saturating_add(1);
+                None
+            }
         }
-        _ => false,
     });
-    if is_new {
-        log::warn!(
-            "Envoy refused {} with status {}; further failures of this call are not logged",
-            error.call,
-            error.status
-        );
+    match untold {
+        None => {}
+        Some(0) => log::warn!("Envoy refused {call} with status {status}"),
+        Some(more) => {
+            log::warn!("Envoy refused {call} with status {status}, and {more} times since the last such line")
+        }
     }
 }
 
@@ -394,6 +436,32 @@ pub(crate) fn enter(context: u32) -> Result<(), HostError> {
 pub(crate) fn close_connection() -> Result<(), HostError> {
     // SAFETY: no pointers.
     checked("proxy_close_stream", unsafe { import::proxy_close_stream(StreamType::Downstream as u32) })
+}
+
+// === requests of our own ===
+
+/// Sends a request without a body to `cluster`, for which Envoy waits for `timeout`. Its response is not handed over. Allowed
+/// in every callback. Envoy may open a connection before it returns, and calls back for it.
+pub(crate) fn send_request(cluster: &str, headers: &[(&str, &str)], timeout: Duration) -> Result<(), HostError> {
+    let headers = header_map::serialize(headers);
+    let no_trailers = 0_u32.to_le_bytes();
+    let timeout = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+    let mut token = 0;
+    // SAFETY: pointers and sizes are those of live slices, or null and 0; the out-pointer is live for the call.
+    checked("proxy_http_call", unsafe {
+        import::proxy_http_call(
+            cluster.as_ptr(),
+            cluster.len(),
+            headers.as_ptr(),
+            headers.len(),
+            std::ptr::null(),
+            0,
+            no_trailers.as_ptr(),
+            no_trailers.len(),
+            timeout,
+            &raw mut token,
+        )
+    })
 }
 
 // === timers and metrics ===

@@ -51,7 +51,7 @@ use crate::time::Timestamp;
 
 use self::bounds::{Bound, Bounds, Side};
 use self::closes::{Agreement, Close, Closes, Moment};
-pub use self::verdict::{Belief, Source, Verdict};
+pub use self::verdict::{Belief, Source, Told, Verdict};
 
 /// Idle ages below this teach nothing: a far end that closes after every response does so at once, and no idle timeout in
 /// the field is below a second.

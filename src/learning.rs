@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::learner::{Evidence, Learner, Rules, Verdict};
+use crate::learner::{Bracket, Evidence, Learner, Rules, Told, Verdict};
 use crate::shared;
 use crate::time::Timestamp;
 
@@ -16,10 +16,8 @@ const WARNING_PERIOD: Duration = Duration::from_secs(60);
 pub struct Learning {
     learner: Learner,
     verdict: Option<Verdict>,
-    /// The verdict that the log knows.
-    told: Option<Verdict>,
-    /// Whether the last change came from this worker's own evidence: only then does it tell the log.
-    is_own: bool,
+    /// What the log knows, told by this worker or by another.
+    told: Option<Told>,
     failures: Failures,
 }
 
@@ -49,9 +47,7 @@ pub enum News {
 impl Learning {
     /// Takes in evidence; returns whether the verdict may have changed.
     pub fn observe(&mut self, evidence: Evidence, now: Timestamp) -> bool {
-        let is_new = self.learner.observe(evidence, now);
-        self.is_own |= is_new;
-        is_new
+        self.learner.observe(evidence, now)
     }
 
     /// A stale failure at the idle age `age`, for the log.
@@ -72,6 +68,11 @@ impl Learning {
         self.verdict.and_then(|verdict| verdict.belief.learned())
     }
 
+    /// What probes have found so far.
+    pub fn bracket(&self) -> Bracket {
+        self.learner.bracket()
+    }
+
     /// Takes in what is stored for all workers; returns what is to be stored instead, if that is more.
     pub fn exchange(&mut self, stored: &[u8], now: Timestamp) -> Option<Vec<u8>> {
         if let Some(others) = shared::decode(stored) {
@@ -84,18 +85,17 @@ impl Learning {
         (own != stored).then_some(own)
     }
 
-    /// What the log should tell now, under the idle limit `limit`.
+    /// What the log should tell now, unless another worker has ([`shared::tell`]), under the idle limit `limit`.
     pub fn take_news(&mut self, limit: Duration, learns: bool, now: Timestamp) -> Vec<News> {
         let mut news = Vec::new();
         if let Some(verdict) = self.verdict.filter(|_| learns) {
             let is_news = match &self.told {
-                Some(told) => verdict.is_news_after(told),
+                Some(told) => told.is_outdated_by(&verdict.to_tell()),
                 None => verdict.belief.learned().is_some() || verdict.at_most.is_some(),
             };
             if is_news {
-                self.told = Some(verdict);
-                news.extend(self.is_own.then_some(News::Verdict(verdict)));
-                self.is_own = false;
+                self.told = Some(verdict.to_tell());
+                news.push(News::Verdict(verdict));
             }
         }
         let may_warn = self.failures.warned_at.is_none_or(|at| now.since(at) >= WARNING_PERIOD);
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_hears_of_it_knows_at_once_and_does_not_log_it_again() {
+    fn a_worker_that_hears_of_it_knows_at_once_and_tells_the_same() {
         let (mut one, mut other) = (Learning::default(), Learning::default());
         close(&mut one, at(61));
         close(&mut one, at(122));
@@ -149,10 +149,10 @@ mod tests {
         assert_eq!(one.exchange(&stored, at(122)), None);
         assert_eq!(other.exchange(&stored, at(122)), None);
         assert_eq!(other.judge(&RULES, at(122)), Duration::from_secs(54));
-        assert_eq!(one.take_news(Duration::ZERO, true, at(122)).len(), 1);
+        let news = one.take_news(Duration::ZERO, true, at(122));
+        assert_eq!(news.len(), 1);
         assert!(one.take_news(Duration::ZERO, true, at(122)).is_empty());
-        one.judge(&RULES, at(122));
-        assert!(other.take_news(Duration::ZERO, true, at(122)).is_empty());
+        assert_eq!(other.take_news(Duration::ZERO, true, at(122)), news);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! and tells the application who the real client is.
 //!
 //! The crate is a pure core in a thin shell. The core takes bytes, headers and timestamps, and returns decisions; it
-//! knows neither the host nor the clock. The shell, `host` and `filter`, exists on `wasm32` only.
+//! knows neither the host nor the clock. The shell, `host`, `filter` and `callbacks`, exists on `wasm32` only.
 //!
 //! | module | question it answers |
 //! | --- | --- |
@@ -15,6 +15,7 @@
 //! | [`learning`], [`learner`] | when does the far end drop an idle connection? |
 //! | [`shared`] | what do workers tell each other of it? |
 //! | [`probe`] | when to ask the far end, and what does its answer say? |
+//! | [`unseen`] | what do requests tell where nobody shows the connections? |
 //! | [`client_ip`] | who is the client, and which headers does the application get? |
 //! | [`forwarded`], [`address`] | what do the forwarding headers say, read from the right; is this text an address? |
 //! | [`header_map`], [`metrics`], [`time`] | the host's headers, read in place; every metric; durations and timestamps |
@@ -38,6 +39,7 @@ pub mod probe;
 pub mod shared;
 pub mod time;
 pub mod turns;
+pub mod unseen;
 pub mod worker;
 
 #[cfg(target_arch = "wasm32")]

@@ -46,6 +46,8 @@ metrics! {
     DestinationMetric {
         /// Connections that the pool opened.
         ConnectionsOpened = "connections_opened", Counter;
+        /// Connections that pass unseen: the worker tracks as many as it may.
+        ConnectionsUnguarded = "connections_unguarded", Counter;
         /// Connections that idleguard closed because they had been idle for too long.
         ConnectionsClosedIdle = "connections_closed_idle", Counter;
         /// Connections that idleguard closed because they were too old.
@@ -94,11 +96,13 @@ metrics! {
 pub struct Tally {
     counts: [u32; DestinationMetric::ALL.len()],
     ages: Vec<(DestinationMetric, u64)>,
+    has_counts: bool,
 }
 
 impl Tally {
     /// One more.
     pub fn count(&mut self, metric: DestinationMetric) {
+        self.has_counts = true;
         if let Some(count) = self.counts.get_mut(metric as usize) {
             *count = count.saturating_add(1);
         }
@@ -109,8 +113,14 @@ impl Tally {
         self.ages.push((metric, millis(age)));
     }
 
+    /// Whether nothing has been counted since the last [`take`](Self::take).
+    pub fn is_empty(&self) -> bool {
+        !self.has_counts && self.ages.is_empty()
+    }
+
     /// What has been counted since the last call: counters first, then the values of the histograms.
     pub fn take(&mut self) -> Vec<(DestinationMetric, u64)> {
+        self.has_counts = false;
         let counts = std::mem::take(&mut self.counts);
         let counters = DestinationMetric::ALL.iter().zip(counts).filter(|(_, count)| *count > 0);
         let mut taken: Vec<_> = counters.map(|(metric, count)| (*metric, u64::from(count))).collect();

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::learner::{Bracket, Evidence};
+use crate::learner::{Bracket, Evidence, SHORTEST_AGE};
 use crate::time::Timestamp;
 
 /// The first gap: what the shortest timeouts in the field survive or don't.
@@ -58,7 +58,8 @@ impl Probing {
     /// Begins, or goes on where another worker stopped: `bracket` is what is known. Gaps stay below `longest_gap`.
     pub fn new(bracket: Bracket, longest_gap: Duration, now: Timestamp) -> Self {
         let longest_gap = longest_gap.max(FIRST_GAP);
-        let state = State::Cold { ask_at: now };
+        // Not before Envoy has started.
+        let state = State::Cold { ask_at: now.after(SHORTEST_PAUSE) };
         Self { state, bracket, longest_gap, suspect: None, look_up: false }
     }
 
@@ -90,11 +91,28 @@ impl Probing {
         true
     }
 
+    /// The request in flight got a connection of its own after all.
+    pub fn on_fresh(&mut self) {
+        if let State::Asking { gap } = &mut self.state {
+            *gap = None;
+        }
+    }
+
     /// The probe's connection was closed while it idled: no answer will come, and the next request opens another.
     pub fn on_closed(&mut self, now: Timestamp) -> Option<Evidence> {
         let State::Warm { since, .. } = self.state else { return None };
-        self.state = State::Asking { gap: Some(now.since(since)) };
+        let gap = now.since(since);
+        // Who closes behind every response can't be asked.
+        self.state = State::Asking { gap: Some(gap).filter(|gap| *gap >= SHORTEST_AGE) };
         self.on_answer(Answer::Failure, now)
+    }
+
+    /// The request in flight never showed on a connection of the probe's, `misses` times in a row now, or the connection is
+    /// not its own: nothing more is to be asked on it, and nothing for a while.
+    pub fn on_disturbed(&mut self, misses: u32, now: Timestamp) {
+        self.suspect = None;
+        let pause = DOWN_PAUSE.saturating_mul(1 << misses.clamp(1, 8).saturating_sub(1));
+        self.state = State::Cold { ask_at: now.after(pause) };
     }
 
     /// A request ended. Returns what that says.
@@ -240,9 +258,46 @@ mod tests {
     }
 
     #[test]
+    fn a_close_behind_the_response_and_a_connection_of_another_say_nothing() {
+        let now = Timestamp::from_millis(1);
+        let mut probing = Probing::new(Bracket::default(), Duration::from_secs(3600), now);
+        assert!(!probing.ask(now));
+        let now = now.after(SHORTEST_PAUSE);
+        assert!(probing.ask(now));
+        probing.on_answer(Answer::Response, now);
+        assert_eq!(probing.on_closed(now.after(Duration::from_millis(1))), None);
+        assert_eq!(probing.ask_at(), Some(now.after(DOWN_PAUSE + Duration::from_millis(1))));
+
+        let mut probing = Probing::new(Bracket::default(), Duration::from_secs(3600), now);
+        let now = now.after(SHORTEST_PAUSE);
+        assert!(probing.ask(now));
+        probing.on_answer(Answer::Response, now);
+        let now = now.after(FIRST_GAP);
+        assert!(probing.ask(now));
+        probing.on_fresh();
+        assert_eq!(probing.on_answer(Answer::Response, now), None);
+    }
+
+    #[test]
+    fn where_probes_are_never_seen_they_become_rare() {
+        let mut now = Timestamp::from_millis(1);
+        let mut probing = Probing::new(Bracket::default(), Duration::from_secs(3600), now);
+        let mut pauses = Vec::new();
+        for misses in 1..=10 {
+            now = probing.ask_at().unwrap();
+            assert!(probing.ask(now));
+            probing.on_disturbed(misses, now);
+            pauses.push(probing.ask_at().unwrap().since(now).as_secs());
+        }
+        assert_eq!(pauses, [30, 60, 120, 240, 480, 960, 1920, 3840, 3840, 3840]);
+    }
+
+    #[test]
     fn one_failure_is_an_accident_and_a_far_end_that_is_down_says_nothing() {
         let now = Timestamp::from_millis(1);
         let mut probing = Probing::new(Bracket::default(), Duration::from_secs(3600), now);
+        assert!(!probing.ask(now));
+        let now = now.after(SHORTEST_PAUSE);
         assert!(probing.ask(now));
         assert_eq!(probing.on_answer(Answer::Failure, now), None);
         assert_eq!(probing.ask_at(), Some(now.after(DOWN_PAUSE)));

@@ -1,8 +1,9 @@
 //! What workers tell each other, as bytes for Envoy's shared data.
 //!
-//! A destination has two values there. The *knowledge* is merged: a worker reads it, takes it in
+//! A destination has three values there. The *knowledge* is merged: a worker reads it, takes it in
 //! ([`Learner::merge`]), and writes what it knows then, if that differs, by compare-and-swap; after a lost race it reads
-//! again. The *lease* says which worker probes; it is taken by compare-and-swap, too, and runs out with its holder.
+//! again. The *lease* says which worker probes; it is taken by compare-and-swap, too, and runs out with its holder. The third
+//! is what the log was *told*, so that it hears of a change once and not from each worker.
 //!
 //! A value that another version wrote, or nobody, is ignored: it begins with a version and ends with a checksum, and must be
 //! of exactly the length that it says.
@@ -11,12 +12,13 @@ use std::time::Duration;
 
 use crate::learner::bounds::{BOUNDS, Bound, Bounds};
 use crate::learner::closes::{CLOSES, Close, Closes};
-use crate::learner::{Bracket, Learner};
+use crate::learner::{Bracket, Learner, Told};
 use crate::time::{Timestamp, nanos};
 
 /// Changes whenever the bytes or their meaning do.
 const KNOWLEDGE: u64 = u64::from_le_bytes(*b"ig-know1");
 const LEASE: u64 = u64::from_le_bytes(*b"ig-prob1");
+const TOLD: u64 = u64::from_le_bytes(*b"ig-told1");
 
 /// How long a lease lasts. Its holder renews it in its ticks, so this is how long the probe rests when a worker is gone.
 pub const LEASE_TIME: Duration = Duration::from_secs(10);
@@ -79,6 +81,21 @@ fn read_bounds(reader: &mut Reader<'_>, bounds: &mut Bounds) -> Option<()> {
         bounds.join(Bound { at: reader.time()?, age: reader.span()? });
     }
     Some(())
+}
+
+/// What is to be stored, by compare-and-swap, so that no other worker tells the log the same; `None` if one has told it. `current`
+/// is the value in the shared data.
+pub fn tell(current: &[u8], news: &Told) -> Option<Vec<u8>> {
+    let told = Reader::new(current, TOLD).and_then(|mut reader| {
+        let told = Told { limit: reader.span()?, is_known: reader.number()? != 0 };
+        reader.is_done().then_some(told)
+    });
+    told.is_none_or(|told| told.is_outdated_by(news)).then(|| {
+        let mut writer = Writer::new(TOLD);
+        writer.span(news.limit);
+        writer.number(u64::from(news.is_known));
+        writer.finish()
+    })
 }
 
 /// What a worker may do about the probe.
@@ -231,6 +248,17 @@ mod tests {
         let sum = checksum(&bytes);
         bytes.extend_from_slice(&sum.to_le_bytes());
         assert_eq!(decode(&bytes), None);
+    }
+
+    #[test]
+    fn the_log_hears_of_a_change_once() {
+        let known = Told { limit: Duration::from_millis(5_400), is_known: true };
+        let stored = tell(b"", &known).unwrap();
+        assert_eq!(tell(&stored, &known), None);
+        assert_eq!(tell(&stored, &Told { limit: Duration::from_millis(5_420), ..known }), None);
+        for news in [Told { limit: Duration::from_secs(4), ..known }, Told { is_known: false, ..known }] {
+            assert!(tell(&stored, &news).is_some());
+        }
     }
 
     #[test]

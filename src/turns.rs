@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::time::Timestamp;
+use crate::time::{Timestamp, nanos};
 
 /// Ticks after which a request that was admitted before them has been seen on its connection: admission, write and read
 /// take a turn each, and the first tick may fire in the turn of the admission.
@@ -15,7 +15,8 @@ pub const TURNS_IN_PIPE: usize = 4;
 /// What the ticks of one worker tell.
 #[derive(Debug)]
 pub struct Turns {
-    period: Duration,
+    /// In nanoseconds.
+    period: u64,
     /// The latest ticks, the last one first.
     ticks: [Timestamp; TURNS_IN_PIPE],
     count: u64,
@@ -35,12 +36,12 @@ pub struct Turn {
 impl Turns {
     /// No tick yet; from now on one every `period`.
     pub fn new(period: Duration, now: Timestamp) -> Self {
-        Self { period, ticks: [now; TURNS_IN_PIPE], count: 0, late_in_a_row: 0 }
+        Self { period: nanos(period), ticks: [now; TURNS_IN_PIPE], count: 0, late_in_a_row: 0 }
     }
 
     /// Changes the period.
     pub fn set_period(&mut self, period: Duration) {
-        self.period = period;
+        self.period = nanos(period);
     }
 
     /// The number of ticks so far.
@@ -48,25 +49,19 @@ impl Turns {
         self.count
     }
 
-    fn is_late(&self, gap: Duration) -> bool {
-        self.count > 0 && gap > self.period.saturating_mul(2)
-    }
-
     /// A tick at `now`. `None` if it comes so soon after the last one that both may be of the same turn (two filter
     /// configurations tick independently).
     pub fn tick(&mut self, now: Timestamp) -> Option<Turn> {
         let [last, .., settled] = self.ticks;
-        let gap = now.since(last);
-        if self.count > 0 && gap.saturating_mul(2) < self.period {
+        let gap = now.as_nanos().saturating_sub(last.as_nanos());
+        if self.count > 0 && gap < self.period / 2 {
             return None;
         }
-        let late = self.is_late(gap);
+        let late = self.count > 0 && gap / 2 > self.period;
         self.late_in_a_row = if late { self.late_in_a_row.saturating_add(1) } else { 0 };
         self.count = self.count.saturating_add(1);
-        self.ticks.rotate_right(1);
-        if let Some(first) = self.ticks.first_mut() {
-            *first = now;
-        }
+        let [first, second, third, _] = self.ticks;
+        self.ticks = [now, first, second, third];
         Some(Turn { settled, may_close: !late || self.late_in_a_row > TURNS_IN_PIPE })
     }
 }

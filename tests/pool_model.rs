@@ -73,7 +73,7 @@ impl Envoy {
         let policy = Policy::from_section(Section::try_new("", json).unwrap()).unwrap();
         let now = Timestamp::from_millis(1_000);
         let mut worker = Worker::new(42);
-        let (id, _) = worker.destination("payments", now);
+        let (id, _) = worker.destination("payments", now).unwrap();
         let destination = worker.get(id).unwrap();
         destination.add_policy(1, policy.clone(), true, now);
         destination.add_policy(2, policy.clone(), false, now);
@@ -139,7 +139,7 @@ impl Envoy {
     fn open(&mut self, generation: String) {
         self.context += 1;
         self.opened += 1;
-        let key = self.worker.open(self.id, self.context, b"one", &self.policy, self.now);
+        let key = self.worker.open(self.id, self.context, b"one", &self.policy, usize::MAX, self.now);
         assert!(key.is_some());
         self.connections.push(Connection {
             key,

@@ -1,6 +1,7 @@
 //! What the mocked host knows: header maps, properties, buffers, metrics, a clock; and what the filter asked of it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Header lines, in order.
 pub type Headers = Vec<(Vec<u8>, Vec<u8>)>;
@@ -36,9 +37,31 @@ pub struct Metric {
     pub value: u64,
 }
 
+/// What a host does wrong.
+pub trait Faults: Send {
+    /// The status that the call of an import fails with; `None` lets it do its work.
+    fn status(&mut self, call: &'static str) -> Option<i32>;
+
+    /// The bytes that the filter gets in place of `bytes`.
+    fn spoil(&mut self, bytes: &[u8]) -> Vec<u8> {
+        bytes.to_vec()
+    }
+}
+
+#[derive(Default)]
+struct Fault(Option<Box<dyn Faults>>);
+
+impl fmt::Debug for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "faults" } else { "none" })
+    }
+}
+
 /// One worker's host.
 #[derive(Debug, Default)]
 pub struct Host {
+    fault: Fault,
+    shared: BTreeMap<Vec<u8>, (Vec<u8>, u32)>,
     headers: BTreeMap<i32, Headers>,
     buffers: BTreeMap<i32, Vec<u8>>,
     properties: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -48,6 +71,7 @@ pub struct Host {
     responses: Vec<u32>,
     calls: BTreeMap<&'static str, u64>,
     buffer_bytes: u64,
+    crossed: u64,
 }
 
 impl Host {
@@ -79,6 +103,16 @@ impl Host {
         self.properties.insert(path.join("\0").into(), value.as_ref().to_vec());
     }
 
+    /// As [`set_headers`](Self::set_headers), with bytes that need not be text.
+    pub fn set_raw_headers(&mut self, map: Map, lines: Headers) {
+        self.headers.insert(map as i32, lines);
+    }
+
+    /// Stores what another worker would have shared.
+    pub fn set_shared(&mut self, key: &[u8], value: &[u8]) {
+        self.share(key, value.to_vec(), 0);
+    }
+
     /// Fills a buffer.
     pub fn set_buffer(&mut self, buffer: Buffer, bytes: &[u8]) {
         self.buffers.insert(buffer as i32, bytes.to_vec());
@@ -91,7 +125,17 @@ impl Host {
 
     /// Lets time pass on the monotonic clock, which stands still otherwise.
     pub fn advance(&mut self, nanos: u64) {
-        self.nanos += nanos;
+        self.nanos = self.nanos.wrapping_add(nanos);
+    }
+
+    /// From now on calls go wrong; `None` ends that.
+    pub fn set_faults(&mut self, faults: Option<Box<dyn Faults>>) {
+        self.fault = Fault(faults);
+    }
+
+    /// Forgets what was logged.
+    pub fn forget_log(&mut self) {
+        self.log.clear();
     }
 
     /// How many bytes of buffers the filter has copied.
@@ -113,14 +157,53 @@ impl Host {
         &self.calls
     }
 
+    /// Bytes that crossed the border since calls were last forgotten.
+    pub(crate) fn crossed(&self) -> u64 {
+        self.crossed
+    }
+
+    pub(crate) fn cross(&mut self, bytes: usize) {
+        self.crossed += bytes as u64;
+    }
+
     pub(crate) fn forget_calls(&mut self) {
         self.calls.clear();
+        self.crossed = 0;
     }
 
     // === What the imports do ===
 
-    pub(crate) fn on_call(&mut self, name: &'static str) {
+    /// Counts a call. The status is one that it is to fail with.
+    pub(crate) fn on_call(&mut self, name: &'static str) -> Option<i32> {
         *self.calls.entry(name).or_default() += 1;
+        self.fault.0.as_mut()?.status(name)
+    }
+
+    pub(crate) fn spoilt(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.fault.0.as_mut().map_or_else(|| bytes.to_vec(), |faults| faults.spoil(bytes))
+    }
+
+    pub(crate) fn shared(&self, key: &[u8]) -> Option<(Vec<u8>, u32)> {
+        self.shared.get(key).cloned()
+    }
+
+    /// Whether the version was still this one (0: whichever), so that the value was stored.
+    pub(crate) fn share(&mut self, key: &[u8], value: Vec<u8>, version: u32) -> bool {
+        let stored = self.shared.entry(key.to_vec()).or_default();
+        let is_current = version == 0 || stored.1 == version;
+        if is_current {
+            *stored = (value, stored.1.wrapping_add(1).max(1));
+        }
+        is_current
+    }
+
+    pub(crate) fn replace_bytes(&mut self, buffer: i32, start: usize, size: usize, bytes: &[u8]) -> bool {
+        let Some(present) = self.buffers.get_mut(&buffer).filter(|present| start <= present.len()) else {
+            return false;
+        };
+        let end = start.saturating_add(size).min(present.len());
+        present.splice(start..end, bytes.iter().copied());
+        true
     }
 
     pub(crate) fn nanos(&self) -> u64 {

@@ -10,6 +10,7 @@ type Vm<'a> = Caller<'a, Host>;
 const OK: i32 = 0;
 const NOT_FOUND: i32 = 1;
 const BAD_ARGUMENT: i32 = 2;
+const CAS_MISMATCH: i32 = 8;
 
 fn memory(vm: &mut Vm<'_>) -> Result<wasmtime::Memory> {
     vm.get_export("memory").and_then(wasmtime::Extern::into_memory).context("no memory")
@@ -18,15 +19,18 @@ fn memory(vm: &mut Vm<'_>) -> Result<wasmtime::Memory> {
 fn read(vm: &mut Vm<'_>, at: u32, size: u32) -> Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(size)?];
     memory(vm)?.read(&*vm, usize::try_from(at)?, &mut bytes)?;
+    vm.data_mut().cross(bytes.len());
     Ok(bytes)
 }
 
 fn write(vm: &mut Vm<'_>, at: u32, bytes: &[u8]) -> Result<()> {
+    vm.data_mut().cross(bytes.len());
     Ok(memory(vm)?.write(vm, usize::try_from(at)?, bytes)?)
 }
 
 /// Hands bytes over in memory that the module allocates, as Envoy does.
 fn hand_over(vm: &mut Vm<'_>, bytes: &[u8], data: u32, size: u32) -> Result<i32> {
+    let bytes = &*vm.data_mut().spoilt(bytes);
     let length = u32::try_from(bytes.len())?;
     let mut at = 0;
     if length > 0 {
@@ -49,34 +53,47 @@ pub(crate) fn define(linker: &mut Linker<Host>) -> Result<()> {
 
 fn log_and_clock(linker: &mut Linker<Host>) -> Result<()> {
     linker.func_wrap("env", "proxy_log", |mut vm: Vm<'_>, _level: u32, at: u32, size: u32| {
-        vm.data_mut().on_call("proxy_log");
+        if let Some(status) = vm.data_mut().on_call("proxy_log") {
+            return Ok(status);
+        }
         let text = read(&mut vm, at, size)?;
         vm.data_mut().write_log(&text);
         anyhow::Ok(OK)
     })?;
     linker.func_wrap("env", "proxy_get_log_level", |mut vm: Vm<'_>, level: u32| {
-        vm.data_mut().on_call("proxy_get_log_level");
+        if let Some(status) = vm.data_mut().on_call("proxy_get_log_level") {
+            return Ok(status);
+        }
         write(&mut vm, level, &2_u32.to_le_bytes())?;
         anyhow::Ok(OK)
     })?;
     linker.func_wrap("env", "proxy_set_tick_period_milliseconds", |mut vm: Vm<'_>, _period: u32| {
-        vm.data_mut().on_call("proxy_set_tick_period_milliseconds");
+        if let Some(status) = vm.data_mut().on_call("proxy_set_tick_period_milliseconds") {
+            return status;
+        }
         OK
     })?;
     let wasi = "wasi_snapshot_preview1";
     linker.func_wrap(wasi, "clock_time_get", |mut vm: Vm<'_>, _clock: u32, _precision: u64, time: u32| {
-        vm.data_mut().on_call("clock_time_get");
+        if let Some(status) = vm.data_mut().on_call("clock_time_get") {
+            return Ok(status);
+        }
         let nanos = vm.data().nanos();
         write(&mut vm, time, &nanos.to_le_bytes())?;
         anyhow::Ok(0)
     })?;
     linker.func_wrap(wasi, "random_get", |mut vm: Vm<'_>, at: u32, size: u32| {
-        vm.data_mut().on_call("random_get");
+        if let Some(status) = vm.data_mut().on_call("random_get") {
+            return Ok(status);
+        }
         // Random enough for a hash map's seed, and the same in every run.
         write(&mut vm, at, &vec![42; usize::try_from(size)?])?;
         anyhow::Ok(0)
     })?;
     linker.func_wrap(wasi, "environ_sizes_get", |mut vm: Vm<'_>, count: u32, size: u32| {
+        if let Some(status) = vm.data_mut().on_call("environ_sizes_get") {
+            return Ok(status);
+        }
         write(&mut vm, count, &[0; 4])?;
         write(&mut vm, size, &[0; 4])?;
         anyhow::Ok(0)
@@ -88,7 +105,9 @@ fn log_and_clock(linker: &mut Linker<Host>) -> Result<()> {
 
 fn headers(linker: &mut Linker<Host>) -> Result<()> {
     linker.func_wrap("env", "proxy_get_header_map_pairs", |mut vm: Vm<'_>, map: i32, data: u32, size: u32| {
-        vm.data_mut().on_call("proxy_get_header_map_pairs");
+        if let Some(status) = vm.data_mut().on_call("proxy_get_header_map_pairs") {
+            return Ok(status);
+        }
         let bytes = vm.data().pairs(map);
         hand_over(&mut vm, &bytes, data, size)
     })?;
@@ -100,7 +119,9 @@ fn headers(linker: &mut Linker<Host>) -> Result<()> {
             "env",
             import,
             move |mut vm: Vm<'_>, map: i32, name: u32, name_size: u32, value: u32, value_size: u32| {
-                vm.data_mut().on_call(import);
+                if let Some(status) = vm.data_mut().on_call(import) {
+                    return Ok(status);
+                }
                 let (name, value) = (read(&mut vm, name, name_size)?, read(&mut vm, value, value_size)?);
                 edit(vm.data_mut(), map, &name, &value);
                 anyhow::Ok(OK)
@@ -108,7 +129,9 @@ fn headers(linker: &mut Linker<Host>) -> Result<()> {
         )?;
     }
     linker.func_wrap("env", "proxy_remove_header_map_value", |mut vm: Vm<'_>, map: i32, name: u32, size: u32| {
-        vm.data_mut().on_call("proxy_remove_header_map_value");
+        if let Some(status) = vm.data_mut().on_call("proxy_remove_header_map_value") {
+            return Ok(status);
+        }
         let name = read(&mut vm, name, size)?;
         vm.data_mut().remove_header(map, &name);
         anyhow::Ok(OK)
@@ -117,7 +140,9 @@ fn headers(linker: &mut Linker<Host>) -> Result<()> {
         "env",
         "proxy_send_local_response",
         |mut vm: Vm<'_>, code: u32, _: u32, _: u32, _: u32, _: u32, _: u32, _: u32, _: i32| {
-            vm.data_mut().on_call("proxy_send_local_response");
+            if let Some(status) = vm.data_mut().on_call("proxy_send_local_response") {
+                return status;
+            }
             vm.data_mut().respond(code);
             OK
         },
@@ -127,7 +152,9 @@ fn headers(linker: &mut Linker<Host>) -> Result<()> {
 
 fn properties_and_buffers(linker: &mut Linker<Host>) -> Result<()> {
     linker.func_wrap("env", "proxy_get_property", |mut vm: Vm<'_>, path: u32, length: u32, data: u32, size: u32| {
-        vm.data_mut().on_call("proxy_get_property");
+        if let Some(status) = vm.data_mut().on_call("proxy_get_property") {
+            return Ok(status);
+        }
         let path = read(&mut vm, path, length)?;
         match vm.data().property_at(&path) {
             Some(value) => hand_over(&mut vm, &value, data, size),
@@ -138,7 +165,9 @@ fn properties_and_buffers(linker: &mut Linker<Host>) -> Result<()> {
         "env",
         "proxy_set_property",
         |mut vm: Vm<'_>, path: u32, length: u32, value: u32, size: u32| {
-            vm.data_mut().on_call("proxy_set_property");
+            if let Some(status) = vm.data_mut().on_call("proxy_set_property") {
+                return Ok(status);
+            }
             let (path, value) = (read(&mut vm, path, length)?, read(&mut vm, value, size)?);
             vm.data_mut().set_property_at(&path, &value);
             anyhow::Ok(OK)
@@ -148,7 +177,9 @@ fn properties_and_buffers(linker: &mut Linker<Host>) -> Result<()> {
         "env",
         "proxy_call_foreign_function",
         |mut vm: Vm<'_>, _: u32, _: u32, _: u32, _: u32, data: u32, size: u32| {
-            vm.data_mut().on_call("proxy_call_foreign_function");
+            if let Some(status) = vm.data_mut().on_call("proxy_call_foreign_function") {
+                return Ok(status);
+            }
             hand_over(&mut vm, b"", data, size)
         },
     )?;
@@ -156,19 +187,72 @@ fn properties_and_buffers(linker: &mut Linker<Host>) -> Result<()> {
         "env",
         "proxy_get_buffer_bytes",
         |mut vm: Vm<'_>, buffer: i32, start: u32, max_size: u32, data: u32, size: u32| {
-            vm.data_mut().on_call("proxy_get_buffer_bytes");
+            if let Some(status) = vm.data_mut().on_call("proxy_get_buffer_bytes") {
+                return Ok(status);
+            }
             match vm.data_mut().buffer(buffer, usize::try_from(start)?, usize::try_from(max_size)?) {
                 Some(bytes) => hand_over(&mut vm, &bytes, data, size),
                 None => Ok(NOT_FOUND),
             }
         },
     )?;
+    linker.func_wrap(
+        "env",
+        "proxy_set_buffer_bytes",
+        |mut vm: Vm<'_>, buffer: i32, start: u32, size: u32, data: u32, data_size: u32| {
+            if let Some(status) = vm.data_mut().on_call("proxy_set_buffer_bytes") {
+                return Ok(status);
+            }
+            let bytes = read(&mut vm, data, data_size)?;
+            let replaced = vm.data_mut().replace_bytes(buffer, usize::try_from(start)?, usize::try_from(size)?, &bytes);
+            anyhow::Ok(if replaced { OK } else { NOT_FOUND })
+        },
+    )?;
+    linker.func_wrap(
+        "env",
+        "proxy_get_shared_data",
+        |mut vm: Vm<'_>, key: u32, length: u32, data: u32, size: u32, version: u32| {
+            if let Some(status) = vm.data_mut().on_call("proxy_get_shared_data") {
+                return Ok(status);
+            }
+            let key = read(&mut vm, key, length)?;
+            let Some((value, at)) = vm.data().shared(&key) else { return Ok(NOT_FOUND) };
+            write(&mut vm, version, &at.to_le_bytes())?;
+            hand_over(&mut vm, &value, data, size)
+        },
+    )?;
+    linker.func_wrap(
+        "env",
+        "proxy_set_shared_data",
+        |mut vm: Vm<'_>, key: u32, length: u32, data: u32, size: u32, version: u32| {
+            if let Some(status) = vm.data_mut().on_call("proxy_set_shared_data") {
+                return Ok(status);
+            }
+            let (key, value) = (read(&mut vm, key, length)?, read(&mut vm, data, size)?);
+            anyhow::Ok(if vm.data_mut().share(&key, value, version) { OK } else { CAS_MISMATCH })
+        },
+    )?;
+    linker.func_wrap(
+        "env",
+        "proxy_http_call",
+        |mut vm: Vm<'_>, _: u32, _: u32, _: u32, _: u32, _: u32, _: u32, _: u32, _: u32, _: u32, token: u32| {
+            if let Some(status) = vm.data_mut().on_call("proxy_http_call") {
+                return Ok(status);
+            }
+            write(&mut vm, token, &7_u32.to_le_bytes())?;
+            anyhow::Ok(OK)
+        },
+    )?;
     linker.func_wrap("env", "proxy_set_effective_context", |mut vm: Vm<'_>, _context: u32| {
-        vm.data_mut().on_call("proxy_set_effective_context");
+        if let Some(status) = vm.data_mut().on_call("proxy_set_effective_context") {
+            return status;
+        }
         OK
     })?;
     linker.func_wrap("env", "proxy_close_stream", |mut vm: Vm<'_>, _stream: u32| {
-        vm.data_mut().on_call("proxy_close_stream");
+        if let Some(status) = vm.data_mut().on_call("proxy_close_stream") {
+            return status;
+        }
         OK
     })?;
     Ok(())
@@ -176,20 +260,26 @@ fn properties_and_buffers(linker: &mut Linker<Host>) -> Result<()> {
 
 fn metrics(linker: &mut Linker<Host>) -> Result<()> {
     linker.func_wrap("env", "proxy_define_metric", |mut vm: Vm<'_>, _kind: u32, name: u32, size: u32, id: u32| {
-        vm.data_mut().on_call("proxy_define_metric");
+        if let Some(status) = vm.data_mut().on_call("proxy_define_metric") {
+            return Ok(status);
+        }
         let name = read(&mut vm, name, size)?;
         let defined = vm.data_mut().define_metric(&name);
         write(&mut vm, id, &defined.to_le_bytes())?;
         anyhow::Ok(OK)
     })?;
     linker.func_wrap("env", "proxy_increment_metric", |mut vm: Vm<'_>, id: u32, offset: i64| {
-        vm.data_mut().on_call("proxy_increment_metric");
+        if let Some(status) = vm.data_mut().on_call("proxy_increment_metric") {
+            return status;
+        }
         let Some(metric) = vm.data_mut().metric_at(id) else { return BAD_ARGUMENT };
         metric.value = metric.value.wrapping_add_signed(offset);
         OK
     })?;
     linker.func_wrap("env", "proxy_record_metric", |mut vm: Vm<'_>, id: u32, value: u64| {
-        vm.data_mut().on_call("proxy_record_metric");
+        if let Some(status) = vm.data_mut().on_call("proxy_record_metric") {
+            return status;
+        }
         let Some(metric) = vm.data_mut().metric_at(id) else { return BAD_ARGUMENT };
         metric.value = value;
         OK

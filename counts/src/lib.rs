@@ -19,15 +19,17 @@
 //! # }
 //! ```
 
+pub mod baseline;
 mod host;
 mod imports;
+pub mod scenarios;
 
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use wasmtime::{Config, Engine, Instance, Linker, Module, Store, WasmParams, WasmResults};
 
-pub use self::host::{Buffer, Headers, Host, Map, Metric};
+pub use self::host::{Buffer, Faults, Headers, Host, Map, Metric};
 
 /// One VM with the filter, as a worker of Envoy's has it.
 pub struct Vm {
@@ -43,6 +45,8 @@ pub struct Cost {
     pub instructions: u64,
     /// How often each import was called.
     pub calls_by_name: BTreeMap<&'static str, u64>,
+    /// Bytes copied into the VM and out of it, statuses and pointers included.
+    pub bytes: u64,
 }
 
 impl Cost {
@@ -57,8 +61,15 @@ impl Cost {
     }
 }
 
-impl Vm {
-    /// Compiles the module and starts it.
+/// The compiled module, from which any number of VMs can be made.
+pub struct Filter {
+    engine: Engine,
+    module: Module,
+    linker: Linker<Host>,
+}
+
+impl Filter {
+    /// Compiles the module.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let mut config = Config::new();
         config.consume_fuel(true);
@@ -69,12 +80,40 @@ impl Vm {
         let mut linker = Linker::new(&engine);
         imports::define(&mut linker)?;
         linker.define_unknown_imports_as_traps(&module)?;
-        let mut store = Store::new(&engine, Host::default());
+        Ok(Self { engine, module, linker })
+    }
+
+    /// The names of what the module imports.
+    pub fn imports(&self) -> Vec<String> {
+        self.module.imports().map(|import| import.name().to_owned()).collect()
+    }
+
+    /// A new VM, which has run nothing but its initialization.
+    pub fn start(&self) -> Result<Vm> {
+        let mut store = Store::new(&self.engine, Host::default());
         store.set_fuel(u64::MAX)?;
-        let instance = linker.instantiate(&mut store, &module)?;
-        let mut vm = Self { store, instance, last_context: 0 };
+        let instance = self.linker.instantiate(&mut store, &self.module)?;
+        let mut vm = Vm { store, instance, last_context: 0 };
         vm.call::<(), ()>("_initialize", ())?;
         Ok(vm)
+    }
+}
+
+impl Vm {
+    /// Compiles the module and starts it.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        Filter::load(path)?.start()
+    }
+
+    /// From here on so many instructions may be run: a loop without an end becomes an error.
+    pub fn allow(&mut self, instructions: u64) -> Result<()> {
+        self.store.set_fuel(instructions)
+    }
+
+    /// The bytes of memory that the VM has; Wasm memory grows by pages of 64 KiB, and never shrinks.
+    pub fn memory(&mut self) -> Result<usize> {
+        let memory = self.instance.get_memory(&mut self.store, "memory").context("no memory")?;
+        Ok(memory.data_size(&self.store))
     }
 
     /// What the filter sees and has done.
@@ -154,6 +193,7 @@ impl Vm {
         let before = self.store.get_fuel()?;
         run(self)?;
         let instructions = before - self.store.get_fuel()?;
-        Ok(Cost { instructions, calls_by_name: self.host().calls().clone() })
+        let (calls_by_name, bytes) = (self.host().calls().clone(), self.host().crossed());
+        Ok(Cost { instructions, calls_by_name, bytes })
     }
 }

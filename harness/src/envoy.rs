@@ -130,6 +130,17 @@ impl Envoy {
         self.process.pid()
     }
 
+    /// Envoy's version: major, minor, patch.
+    pub async fn version(&self) -> Result<(u32, u32, u32)> {
+        let text = http::get(self.admin, "/server_info").await?.text();
+        let info: Value = serde_json::from_str(&text).context("/server_info")?;
+        // <commit>/1.40.0/Clean/RELEASE/BoringSSL
+        let version = info["version"].as_str().and_then(|version| version.split('/').nth(1)).unwrap_or_default();
+        let mut numbers = version.split(['.', '-']).map_while(|part| part.parse().ok());
+        let mut next = || numbers.next().with_context(|| format!("no version in {text}"));
+        Ok((next()?, next()?, next()?))
+    }
+
     /// Counters and gauges by name.
     pub async fn stats(&self) -> Result<BTreeMap<String, u64>> {
         let text = http::get(self.admin, "/stats").await?.text();

@@ -20,6 +20,7 @@ mod report;
 
 use std::{
     net::SocketAddr,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -33,7 +34,7 @@ use tokio::{
 };
 
 use self::client::Client;
-pub use self::report::{Example, Failure, Report};
+pub use self::report::{Example, Failure, Live, Report, Tally};
 
 /// When requests are sent. A gap begins at the end of the response.
 #[derive(Debug, Clone, Copy)]
@@ -59,9 +60,12 @@ pub struct Load {
     path: String,
     headers: Vec<(String, String)>,
     body: &'static str,
+    mixed: bool,
+    near: Option<(Duration, Duration)>,
     clients: usize,
     timeout: Duration,
     seed: u64,
+    live: Arc<Live>,
 }
 
 impl Load {
@@ -74,15 +78,30 @@ impl Load {
             path: "/".to_owned(),
             headers: Vec::new(),
             body: "",
+            mixed: false,
+            near: None,
             clients: 1,
             timeout: Duration::from_secs(15),
             seed: 1,
+            live: Arc::default(),
         }
     }
 
     /// POST requests with a small body: nothing on the way may repeat them.
     pub fn post(address: SocketAddr, pattern: Pattern) -> Self {
         Self { method: Method::POST, body: "{\"amount\": 1}", ..Self::get(address, pattern) }
+    }
+
+    /// Every other client sends GET requests without a body instead.
+    #[must_use]
+    pub fn half_get(self) -> Self {
+        Self { mixed: true, ..self }
+    }
+
+    /// Every other gap, on average, is between these bounds instead: a poller whose period is the far end's timeout.
+    #[must_use]
+    pub fn near(self, least: Duration, most: Duration) -> Self {
+        Self { near: Some((least, most)), ..self }
     }
 
     /// How many clients, each with a connection of its own.
@@ -97,7 +116,7 @@ impl Load {
         Self { path: path.into(), ..self }
     }
 
-    /// One more request header.
+    /// One more request header; `host` replaces the address.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
@@ -116,8 +135,32 @@ impl Load {
         Self { seed, ..self }
     }
 
+    /// Counts here as well, while it runs.
+    #[must_use]
+    pub fn live(self, live: Arc<Live>) -> Self {
+        Self { live, ..self }
+    }
+
     /// Sends for this long; requests in flight then are awaited. Runs on two threads of its own.
     pub async fn run(self, duration: Duration) -> Report {
+        self.run_while(duration, std::future::pending::<()>()).await.0
+    }
+
+    /// Sends until `work` is done, and at most for `longest`; `None` stands for work that was not done by then, and is given
+    /// up. Requests in flight are awaited. Runs on two threads of its own.
+    pub async fn run_while<T>(self, longest: Duration, work: impl Future<Output = T>) -> (Report, Option<T>) {
+        let (stop, stopped) = watch::channel(());
+        let end = End { at: Instant::now() + longest, stopped };
+        let mut load = pin!(self.start(end));
+        let done = tokio::select! {
+            report = &mut load => return (report, None),
+            done = work => done,
+        };
+        drop(stop);
+        (load.await, Some(done))
+    }
+
+    async fn start(self, end: End) -> Report {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         std::thread::Builder::new()
             .name("load".into())
@@ -125,16 +168,15 @@ impl Load {
                 let runtime =
                     runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
                 // Nobody may be waiting any more.
-                let _ = sender.send(runtime.block_on(self.send(duration)));
+                let _ = sender.send(runtime.block_on(self.send(end)));
             })
             .expect("a thread");
         receiver.await.expect("the load's thread has not panicked")
     }
 
-    async fn send(self, duration: Duration) -> Report {
+    async fn send(self, end: End) -> Report {
         let load = Arc::new(self);
         let begun = Instant::now();
-        let end = begun + duration;
         let mut report = match load.pattern {
             Pattern::Scattered { gap } => load.scattered(gap, end).await,
             Pattern::Bursts { gap } => load.bursts(gap, end).await,
@@ -143,18 +185,25 @@ impl Load {
         report
     }
 
-    async fn scattered(self: &Arc<Self>, gap: (Duration, Duration), end: Instant) -> Report {
+    fn gap(&self, usual: (Duration, Duration), random: &mut fastrand::Rng) -> Duration {
+        match self.near {
+            Some(near) if random.bool() => between(near, random),
+            _ => between(usual, random),
+        }
+    }
+
+    async fn scattered(self: &Arc<Self>, gap: (Duration, Duration), end: End) -> Report {
         let clients = (0..self.clients).map(|index| {
-            let mut client = Client::new(self.clone());
+            let mut end = end.clone();
+            let load = self.clone();
+            let mut client = Client::new(load.clone(), index);
             let mut random = fastrand::Rng::with_seed(self.seed.wrapping_mul(1_000_003).wrapping_add(index as u64));
             async move {
                 // Not all at once, not even at first.
-                sleep(between((Duration::ZERO, gap.1), &mut random)).await;
-                while Instant::now() < end {
+                let mut goes_on = end.pause(between((Duration::ZERO, gap.1), &mut random)).await;
+                while goes_on {
                     client.exchange().await;
-                    if !pause(between(gap, &mut random), end).await {
-                        break;
-                    }
+                    goes_on = end.pause(load.gap(gap, &mut random)).await;
                 }
                 client.report
             }
@@ -162,11 +211,11 @@ impl Load {
         collect(clients.collect()).await
     }
 
-    async fn bursts(self: &Arc<Self>, gap: (Duration, Duration), end: Instant) -> Report {
+    async fn bursts(self: &Arc<Self>, gap: (Duration, Duration), mut end: End) -> Report {
         let start = watch::Sender::new(0_u64);
         let finish = Arc::new(Barrier::new(self.clients + 1));
-        let clients = (0..self.clients).map(|_| {
-            let mut client = Client::new(self.clone());
+        let clients = (0..self.clients).map(|index| {
+            let mut client = Client::new(self.clone(), index);
             let (mut start, finish) = (start.subscribe(), finish.clone());
             async move {
                 while start.changed().await.is_ok() {
@@ -178,12 +227,11 @@ impl Load {
         });
         let running = tokio::spawn(collect(clients.collect()));
         let mut random = fastrand::Rng::with_seed(self.seed);
-        while Instant::now() < end {
+        let mut goes_on = true;
+        while goes_on {
             start.send_modify(|burst| *burst += 1);
             finish.wait().await;
-            if !pause(between(gap, &mut random), end).await {
-                break;
-            }
+            goes_on = end.pause(self.gap(gap, &mut random)).await;
         }
         drop(start);
         running.await.expect("no client panics")
@@ -198,13 +246,25 @@ async fn collect(mut clients: JoinSet<Report>) -> Report {
     report
 }
 
-/// False, at once, if the end comes first.
-async fn pause(gap: Duration, end: Instant) -> bool {
-    let in_time = Instant::now() + gap < end;
-    if in_time {
-        sleep(gap).await;
+/// When to stop sending.
+#[derive(Debug, Clone)]
+struct End {
+    at: Instant,
+    /// Stops earlier when its sender is dropped.
+    stopped: watch::Receiver<()>,
+}
+
+impl End {
+    /// False, at once, if the end comes first.
+    async fn pause(&mut self, gap: Duration) -> bool {
+        if Instant::now() + gap >= self.at {
+            return false;
+        }
+        tokio::select! {
+            () = sleep(gap) => true,
+            _ = self.stopped.changed() => false,
+        }
     }
-    in_time
 }
 
 fn between((least, most): (Duration, Duration), random: &mut fastrand::Rng) -> Duration {

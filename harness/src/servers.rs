@@ -53,7 +53,7 @@ impl Server {
     /// HTTP/1.1 it announces it (`Keep-Alive: timeout=N`).
     pub async fn nginx_tls(keepalive_seconds: u64) -> Result<Self> {
         let program = installed("nginx")?;
-        Self::start_tls(&move |directory, port| {
+        Self::start_listening(&move |directory, port| {
             tls::write_pem(directory.path())?;
             let configuration = format!(
                 "daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log stderr;
@@ -81,12 +81,38 @@ impl Server {
     /// `nghttpd` of nghttp2, HTTP/2 with TLS, answering `ok`.
     pub async fn nghttpd() -> Result<Self> {
         let program = installed("nghttpd")?;
-        Self::start_tls(&move |directory, port| {
+        Self::start_listening(&move |directory, port| {
             tls::write_pem(directory.path())?;
             fs::write(directory.path().join("index.html"), "ok\n")?;
             let mut command = Command::new(&program);
             command.arg("--address=127.0.0.1").arg("--htdocs").arg(directory.path()).arg(port.to_string());
             command.arg(directory.path().join("key.pem")).arg(directory.path().join("cert.pem"));
+            Ok(command)
+        })
+        .await
+    }
+
+    /// nginx with a configuration of its own, given the port to listen on. It is ready when it listens: no request is sent.
+    pub async fn nginx_with(configuration: impl Fn(u16) -> String + Send + Sync + 'static) -> Result<Self> {
+        let program = installed("nginx")?;
+        Self::start_listening(&move |directory, port| {
+            let path = directory.path().join("nginx.conf");
+            fs::write(&path, configuration(port))?;
+            let mut command = Command::new(&program);
+            command.arg("-p").arg(directory.path()).arg("-c").arg(path);
+            Ok(command)
+        })
+        .await
+    }
+
+    /// HAProxy with a configuration of its own, given the port to listen on. It is ready when it listens.
+    pub async fn haproxy_with(configuration: impl Fn(u16) -> String + Send + Sync + 'static) -> Result<Self> {
+        let program = installed("haproxy")?;
+        Self::start_listening(&move |directory, port| {
+            let path = directory.path().join("haproxy.cfg");
+            fs::write(&path, configuration(port))?;
+            let mut command = Command::new(&program);
+            command.arg("-db").arg("-f").arg(path);
             Ok(command)
         })
         .await
@@ -152,8 +178,8 @@ impl Server {
         Self::started(recipe, async |address| http::get(address, "/").await.is_ok()).await
     }
 
-    /// As [`start`](Self::start), for servers that answer in TLS alone: they listen, that must do.
-    async fn start_tls(recipe: &Recipe) -> Result<Self> {
+    /// As [`start`](Self::start), for servers that answer in TLS alone, or by asking others: they listen, that must do.
+    async fn start_listening(recipe: &Recipe) -> Result<Self> {
         Self::started(recipe, async |address| TcpStream::connect(address).await.is_ok()).await
     }
 

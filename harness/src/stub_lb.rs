@@ -48,7 +48,7 @@ use self::{
 };
 pub use self::{
     mode::Mode,
-    record::{By, Close, Counters, How, Record},
+    record::{By, Close, Counters, How, Record, Standing, View},
 };
 use crate::delay::DelayRelay;
 
@@ -187,6 +187,27 @@ impl StubLb {
         self.shared.book().records()
     }
 
+    /// Where each connection stands: those that are open, and those that have ended since.
+    pub fn view(&self, since: Instant) -> Vec<View> {
+        self.shared.book().view(since, Instant::now())
+    }
+
+    /// What happens to idle connections at present.
+    pub fn mode(&self) -> Mode {
+        self.shared.mode()
+    }
+
+    /// Paths and queries of the requests that were in flight when the load balancer itself ended their connection (by a
+    /// restart or an abort), since the last call.
+    pub fn take_broken(&self) -> Vec<String> {
+        std::mem::take(&mut self.shared.book().broken)
+    }
+
+    /// When a restart last ended a connection.
+    pub fn restarted_at(&self) -> Option<Instant> {
+        self.shared.book().restarted_at
+    }
+
     /// Waits until the counters satisfy the condition; false if they don't within the time.
     pub async fn wait_for(&self, within: Duration, condition: impl Fn(Counters) -> bool) -> bool {
         let end = Instant::now() + within;
@@ -285,6 +306,7 @@ async fn attend(socket: TokioIo<Socket>, connection: &Arc<Connection>) {
                 let control = control.borrow_and_update();
                 if control.restarts != restarts {
                     connection.end(control.restart);
+                    connection.shared.book().restarted_at = Some(Instant::now());
                     return;
                 }
             }

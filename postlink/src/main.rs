@@ -1,44 +1,54 @@
-//! `idleguard-postlink IN OUT`: drops the callbacks that idleguard does not use from its module, and the code behind them.
+//! `idleguard-postlink IN OUT`: puts idleguard's own callbacks in the place of the SDK's, and drops the code behind those.
 //!
 //! The SDK exports every callback there is. Envoy enters the VM for each that a module exports, which costs about half a
-//! microsecond, for nothing. (docs/envoy.md, fact 17)
+//! microsecond, for nothing (docs/envoy.md, fact 17). And the SDK's callbacks panic for a context that they don't know; ours,
+//! exported as `idleguard_on_…`, do not.
 
 use std::process::ExitCode;
 
-/// What Envoy calls: the callbacks that `src/filter` implements, and what every module needs.
-const USED: &[&str] = &[
-    "_initialize",
-    "memory",
-    "proxy_abi_version_0_2_1",
-    "proxy_on_memory_allocate",
-    "proxy_on_context_create",
-    "proxy_on_configure",
-    "proxy_on_tick",
-    "proxy_on_done",
-    "proxy_on_delete",
-    "proxy_on_new_connection",
-    "proxy_on_downstream_data",
-    "proxy_on_upstream_data",
-    "proxy_on_downstream_connection_close",
-    "proxy_on_request_headers",
-    "proxy_on_response_headers",
+/// What every module needs.
+const KEPT: &[&str] = &["_initialize", "memory", "proxy_abi_version_0_2_1", "proxy_on_memory_allocate"];
+
+/// The callbacks that `src/host/callbacks.rs` exports under the prefix [`OURS`], and Envoy calls under [`ENVOYS`].
+const CALLBACKS: &[&str] = &[
+    "context_create",
+    "configure",
+    "tick",
+    "done",
+    "delete",
+    "new_connection",
+    "downstream_data",
+    "upstream_data",
+    "downstream_connection_close",
+    "request_headers",
+    "response_headers",
 ];
+
+const OURS: &str = "idleguard_on_";
+const ENVOYS: &str = "proxy_on_";
 
 fn run(from: &str, to: &str) -> Result<usize, String> {
     let mut module = walrus::Module::from_file(from).map_err(|error| format!("{from}: {error:#}"))?;
-    for used in USED {
-        if !module.exports.iter().any(|export| export.name == *used) {
+    let callbacks: Vec<String> = CALLBACKS.iter().map(|name| format!("{OURS}{name}")).collect();
+    for used in KEPT.iter().copied().chain(callbacks.iter().map(String::as_str)) {
+        if !module.exports.iter().any(|export| export.name == used) {
             return Err(format!("{from} does not export {used}"));
         }
     }
-    let unused: Vec<_> = module
-        .exports
-        .iter()
-        .filter(|export| !USED.contains(&export.name.as_str()))
-        .map(|export| export.id())
-        .collect();
+    let is_used = |name: &str| KEPT.contains(&name) || callbacks.iter().any(|callback| callback == name);
+    if let Some(unknown) = module.exports.iter().find(|export| export.name.starts_with(OURS) && !is_used(&export.name))
+    {
+        return Err(format!("{from} exports {}, which this tool does not know", unknown.name));
+    }
+    let unused: Vec<_> =
+        module.exports.iter().filter(|export| !is_used(&export.name)).map(|export| export.id()).collect();
     for export in unused {
         module.exports.delete(export);
+    }
+    for export in module.exports.iter_mut() {
+        if let Some(name) = export.name.strip_prefix(OURS) {
+            export.name = format!("{ENVOYS}{name}");
+        }
     }
     walrus::passes::gc::run(&mut module);
     let bytes = module.emit_wasm();

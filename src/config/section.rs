@@ -6,8 +6,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::json_text::JsonText;
 use crate::time::{DURATION_FORMS, parse_duration};
 
 /// One thing that is wrong with the configuration.
@@ -38,7 +39,7 @@ impl std::error::Error for ConfigError {}
 #[derive(Debug)]
 pub struct Section {
     path: String,
-    values: Map<String, Value>,
+    values: Vec<(String, Value)>,
     known: Vec<&'static str>,
 }
 
@@ -50,7 +51,7 @@ impl Section {
     pub fn try_new(path: impl Into<String>, value: Value) -> Result<Self, ConfigError> {
         let path = path.into();
         match value {
-            Value::Object(values) => Ok(Self { path, values, known: Vec::new() }),
+            Value::Object(values) => Ok(Self { path, values: values.into_iter().collect(), known: Vec::new() }),
             other => Err(ConfigError { key: path, given: shorten(&other), allowed: "a JSON object".into() }),
         }
     }
@@ -68,7 +69,8 @@ impl Section {
     /// Takes the value of `key`, whatever it is.
     pub fn take(&mut self, key: &'static str) -> Option<Value> {
         self.known.push(key);
-        self.values.remove(key)
+        let at = self.values.iter().position(|(name, _)| name == key)?;
+        Some(self.values.remove(at).1)
     }
 
     /// Takes `key` through `read`; `None` from `read` means "not allowed", and `allowed` says what is. An absent key is
@@ -180,7 +182,7 @@ impl Section {
     }
 
     /// Takes the remaining keys, for a section whose keys are names that the operator chose.
-    pub fn into_entries(self) -> (String, Map<String, Value>) {
+    pub fn into_entries(self) -> (String, Vec<(String, Value)>) {
         (self.path, self.values)
     }
 
@@ -189,7 +191,7 @@ impl Section {
     /// # Errors
     /// If a key is left.
     pub fn finish(self) -> Result<(), ConfigError> {
-        match self.values.iter().next() {
+        match self.values.first() {
             None => Ok(()),
             Some((key, value)) => {
                 let known = format!("an unknown key; the keys here are {}", self.known.join(", "));
@@ -202,7 +204,7 @@ impl Section {
 /// `value` as JSON for a log line: a long one is cut.
 fn shorten(value: &Value) -> String {
     const LONGEST: usize = 120;
-    let text = value.to_string();
+    let text = JsonText(value).to_string();
     match text.char_indices().nth(LONGEST) {
         None => text,
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),

@@ -12,11 +12,11 @@ use crate::connection::ConnectionKey;
 use crate::destination::Seen;
 use crate::framing::{Direction, Framing, Protocol, STATUS_LINE_MAX, told_to_close};
 use crate::host;
-use crate::learning::News;
 use crate::time::Timestamp;
-use crate::worker::DestinationId;
+use crate::worker::{DestinationId, Worker};
 
 use super::destinations::{self, with_destination, with_worker};
+use super::probe::Prober;
 
 /// The address by which the pool reached the internal listener; it names one of the cluster's endpoints.
 const ENDPOINT: &[u8] = b"destination\0address";
@@ -27,6 +27,9 @@ const UPSTREAM_LOCAL_ADDRESS: &[u8] = b"upstream\0local_address";
 /// How often workers exchange what they learnt.
 const EXCHANGE_PERIOD: Duration = Duration::from_millis(500);
 
+/// The head of a probe's request is shorter than this, unless its path and host are very long.
+const HEAD_OF_PROBE: u64 = 2048;
+
 /// What the connections of one filter configuration share.
 pub(super) struct ConnectionRoot {
     id: u32,
@@ -34,7 +37,8 @@ pub(super) struct ConnectionRoot {
     destination: Option<DestinationId>,
     /// Where workers exchange what they learnt.
     shared_key: Vec<u8>,
-    exchanged_at: Cell<Timestamp>,
+    exchange_at: Cell<Timestamp>,
+    prober: Option<Prober>,
     /// The limit, the timeout and the tick period that Envoy knows.
     told: Cell<(Duration, Option<Duration>, Duration)>,
 }
@@ -42,18 +46,23 @@ pub(super) struct ConnectionRoot {
 impl ConnectionRoot {
     pub(super) fn new(id: u32, config: ConnectionConfig) -> Self {
         let destination = destinations::register(id, &config.destination, &config.policy, true);
-        let shared_key = [b"idleguard.learner.", config.destination.as_bytes()].concat();
-        let (exchanged_at, told) = Default::default();
-        let root = Self { id, config, destination, shared_key, exchanged_at, told };
+        let shared_key = destinations::shared_key(&config.destination);
+        let prober =
+            destination.and_then(|destination| Prober::new(destination, id, &config.destination, &config.policy));
+        let (exchange_at, told) = Default::default();
+        let root = Self { id, config, destination, shared_key, exchange_at, prober, told };
         root.share();
         root
     }
 
     pub(super) fn on_tick(&self) {
         let now = host::now();
-        with_worker(|worker| worker.on_event());
         let Some(id) = self.destination else { return };
-        let due = with_destination(id, |destination| destination.tick(now)).unwrap_or_default();
+        let tick = |worker: &mut Worker| {
+            worker.on_event();
+            worker.get(id).map(|destination| destination.tick(now))
+        };
+        let due = with_worker(tick).flatten().unwrap_or_default();
         let entered = !due.is_empty();
         for due in due {
             let closed = host::enter(due.key.context).and_then(|()| {
@@ -66,20 +75,22 @@ impl ConnectionRoot {
             });
             closed.unwrap_or_else(host::report);
         }
-        if entered {
+        let asking = self.prober.as_ref().filter(|prober| prober.on_tick(now));
+        if entered || self.prober.is_some() {
             host::enter(self.id).unwrap_or_else(host::report);
         }
-        if now.since(self.exchanged_at.get()) >= EXCHANGE_PERIOD {
-            self.exchanged_at.set(now);
+        if now >= self.exchange_at.get() {
+            self.exchange_at.set(now.after(EXCHANGE_PERIOD));
             self.share();
-            for news in with_destination(id, |destination| destination.take_news(now)).unwrap_or_default() {
-                match news {
-                    News::Verdict(_) => log::info!("{}: {news}", self.config.destination),
-                    News::StaleFailures { .. } => log::warn!("{}: {news}", self.config.destination),
-                }
+            if let Some(prober) = &self.prober {
+                prober.take_turn(now);
             }
+            destinations::tell_news(id, &self.config.destination);
         }
         destinations::report_counts();
+        if let Some(prober) = asking {
+            prober.send();
+        }
     }
 
     /// Exchanges what was learnt with the other workers, and tells Envoy what follows.
@@ -116,24 +127,51 @@ pub(super) struct ConnectionFilter {
     framing: Framing,
     /// Whether a response told the pool that the connection will be closed.
     is_leaving: bool,
+    /// Whether it is the probe's: then the destination doesn't know of it.
+    is_probe: bool,
 }
 
 impl ConnectionFilter {
     pub(super) fn new(context: u32, root: Option<Rc<ConnectionRoot>>) -> Self {
-        Self { context, root, key: None, framing: Framing::new(), is_leaving: false }
+        Self { context, root, key: None, framing: Framing::new(), is_leaving: false, is_probe: false }
+    }
+
+    /// Follows the bytes of the probe's connection. A response that ends with its connection is over when that is closed.
+    fn on_probe_data(&mut self, prober: &Prober, direction: Direction, size: usize) {
+        let now = host::now();
+        let progress = self.framing.advance(direction, size as u64, |start, max| fetch(direction, start, max));
+        if progress.requests_started > 0 {
+            prober.on_request(self.context, now);
+        }
+        if progress.responses_completed > 0 {
+            prober.on_response(self.context, now);
+        }
+    }
+
+    /// Whether the connection is the probe's, as its first request tells. From then on the destination doesn't know of it.
+    fn belongs_to(&mut self, prober: &Prober, direction: Direction, size: usize) -> bool {
+        let is_first = direction == Direction::Request && self.framing.protocol() == Protocol::Unknown;
+        if !self.is_probe && is_first && prober.is_asking() {
+            let head = fetch(direction, 0, (size as u64).min(HEAD_OF_PROBE)).unwrap_or_default();
+            self.is_probe = prober.claims(self.context, &head);
+            if let Some((_, id, key)) = self.tracked().filter(|_| self.is_probe) {
+                self.key = None;
+                with_destination(id, |destination| destination.on_closed(key));
+            }
+        }
+        self.is_probe
     }
 
     fn on_data(&mut self, direction: Direction, size: usize, end: bool) {
+        if let Some(root) = self.root.clone()
+            && let Some(prober) = &root.prober
+            && self.belongs_to(prober, direction, size)
+        {
+            return self.on_probe_data(prober, direction, size);
+        }
         let Some((root, id, key)) = self.tracked() else { return };
         let now = host::now();
-        let buffer = match direction {
-            Direction::Request => BufferType::DownstreamData,
-            Direction::Response => BufferType::UpstreamData,
-        };
-        let fetch = |start: u64, max: u64| {
-            let (start, max) = (usize::try_from(start).ok()?, usize::try_from(max).ok()?);
-            host::buffer(buffer, start, max).map_err(host::report).ok()
-        };
+        let fetch = |start: u64, max: u64| fetch(direction, start, max);
         let begins_response = direction == Direction::Response && self.framing.awaits_response();
         let mut progress = self.framing.advance(direction, size as u64, fetch);
         if end {
@@ -180,10 +218,28 @@ impl ConnectionFilter {
         }
     }
 
+    /// The probe's connection has ended, if this is it.
+    fn end_probe(&mut self) {
+        let prober = self.root.as_ref().and_then(|root| root.prober.as_ref());
+        if let Some(prober) = prober.filter(|_| self.is_probe) {
+            prober.on_closed(self.context, host::now());
+        }
+    }
+
     fn tracked(&self) -> Option<(Rc<ConnectionRoot>, DestinationId, ConnectionKey)> {
         let root = self.root.as_ref()?;
         Some((Rc::clone(root), root.destination?, self.key?))
     }
+}
+
+/// Bytes of the event at hand.
+fn fetch(direction: Direction, start: u64, max: u64) -> Option<Vec<u8>> {
+    let buffer = match direction {
+        Direction::Request => BufferType::DownstreamData,
+        Direction::Response => BufferType::UpstreamData,
+    };
+    let (start, max) = (usize::try_from(start).ok()?, usize::try_from(max).ok()?);
+    host::buffer(buffer, start, max).map_err(host::report).ok()
 }
 
 /// Adds `connection: close` to the response that begins with the `size` bytes at hand, if it can.
@@ -206,7 +262,8 @@ impl StreamContext for ConnectionFilter {
         let Some(id) = root.destination else { return Action::Continue };
         let now = host::now();
         let endpoint = host::property(ENDPOINT).map_err(host::report).ok().flatten().unwrap_or_default();
-        self.key = with_worker(|worker| worker.open(id, self.context, &endpoint, &root.config.policy, now)).flatten();
+        let (policy, most) = (&root.config.policy, root.config.max_tracked);
+        self.key = with_worker(|worker| worker.open(id, self.context, &endpoint, policy, most, now)).flatten();
         Action::Continue
     }
 
@@ -221,6 +278,7 @@ impl StreamContext for ConnectionFilter {
     }
 
     fn on_downstream_close(&mut self, peer: PeerType) {
+        self.end_probe();
         let Some((_, id, key)) = self.tracked() else { return };
         self.key = None;
         let now = host::now();
@@ -239,6 +297,7 @@ impl StreamContext for ConnectionFilter {
 
 impl Drop for ConnectionFilter {
     fn drop(&mut self) {
+        self.end_probe();
         // Envoy ended the stream without a close callback (a listener that drains, say).
         if let Some((_, id, key)) = self.tracked() {
             with_destination(id, |destination| destination.on_closed(key));

@@ -1,20 +1,35 @@
 //! The worker that both filters share, and its metrics in Envoy.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use crate::destination::Destination;
 use crate::host::{self, MetricId};
+use crate::learner::Told;
+use crate::learning::News;
 use crate::metrics::{DestinationMetric, Kind};
 use crate::policy::Policy;
+use crate::shared;
 use crate::time::millis;
-use crate::worker::{DestinationId, Worker};
+use crate::worker::{DestinationId, MAX_DESTINATIONS, MAX_NAME, Worker};
 
 type Metrics = Vec<(DestinationMetric, MetricId)>;
 
+/// The `name` of a filter's configuration in Envoy.
+const PLUGIN_NAME: &[u8] = b"plugin_name";
+
+/// A configured connection filter.
+struct Guard {
+    plugin: Vec<u8>,
+    destination: DestinationId,
+    root: u32,
+}
+
 thread_local! {
     static WORKER: RefCell<Worker> = RefCell::new(Worker::new(host::random()));
+    static HAS_WARNED_OF_NUMBER: Cell<bool> = const { Cell::new(false) };
     /// By destination: what a worker counts, under the ids that Envoy gave.
     static METRICS: RefCell<Vec<(DestinationId, Metrics)>> = const { RefCell::new(Vec::new()) };
+    static GUARDS: RefCell<Vec<Guard>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Does something with the worker. `None` only if it is in use already, which would be a bug of ours: the closure must not
@@ -37,11 +52,24 @@ pub(super) fn with_destination<T>(id: DestinationId, act: impl FnOnce(&mut Desti
 /// Registers what the filter with root context `root` wants for the destination called `name`.
 pub(super) fn register(root: u32, name: &str, policy: &Policy, is_guard: bool) -> Option<DestinationId> {
     let now = host::now();
-    let (id, is_new, differing) = with_worker(|worker| {
-        let (id, is_new) = worker.destination(name, now);
+    let plugin = if is_guard { host::property(PLUGIN_NAME).map_err(host::report).ok().flatten() } else { None };
+    let registered = with_worker(|worker| {
+        let (id, is_new) = worker.destination(name, now)?;
+        for older in plugin.map(|plugin| superseded(Guard { plugin, destination: id, root })).unwrap_or_default() {
+            worker.get(id).iter_mut().for_each(|destination| destination.remove_policy(older, now));
+        }
         let differing = worker.get(id).map(|destination| destination.add_policy(root, policy.clone(), is_guard, now));
-        (id, is_new, differing.unwrap_or_default())
+        Some((id, is_new, differing.unwrap_or_default()))
     })?;
+    let Some((id, is_new, differing)) = registered else {
+        if !HAS_WARNED_OF_NUMBER.replace(true) {
+            log::warn!(
+                "there are {MAX_DESTINATIONS} destinations already, or a cluster's name is longer than {MAX_NAME} bytes: \
+                 further ones are left alone"
+            );
+        }
+        return None;
+    };
     for key in differing {
         log::warn!("{name}: the filters' policies differ in {key}; the lower idle limit holds for both");
     }
@@ -52,8 +80,26 @@ pub(super) fn register(root: u32, name: &str, policy: &Policy, is_guard: bool) -
     Some(id)
 }
 
+/// Notes a connection filter, and returns the root contexts whose place it takes: those of the same plugin for the same
+/// destination. When Envoy discovers a new configuration, the old root context lives on as long as any connection that was
+/// opened under it, which may be for ever; its policy must not.
+fn superseded(guard: Guard) -> Vec<u32> {
+    GUARDS.with(|guards| {
+        let Ok(mut guards) = guards.try_borrow_mut() else { return Vec::new() };
+        let is_older = |other: &mut Guard| other.plugin == guard.plugin && other.destination == guard.destination;
+        let older = guards.extract_if(.., is_older).map(|other| other.root).collect();
+        guards.push(guard);
+        older
+    })
+}
+
 /// The filter with root context `root` is gone.
 pub(super) fn unregister(root: u32) {
+    GUARDS.with(|guards| {
+        if let Ok(mut guards) = guards.try_borrow_mut() {
+            guards.retain(|guard| guard.root != root);
+        }
+    });
     let now = host::now();
     with_worker(|worker| worker.destinations().for_each(|(_, destination)| destination.remove_policy(root, now)));
 }
@@ -90,6 +136,36 @@ pub(super) fn report_limit(id: DestinationId) {
     report(id, values, (0, 0));
 }
 
+/// The same as a connection filter does in its ticks, for destinations that have none.
+pub(super) fn share_unseen() {
+    for (id, name) in with_worker(|worker| worker.unseen()).unwrap_or_default() {
+        exchange_knowledge(id, &shared_key(&name));
+        report_limit(id);
+        tell_news(id, &name);
+    }
+}
+
+/// Where workers exchange what they learnt of the destination called `name`.
+pub(super) fn shared_key(name: &str) -> Vec<u8> {
+    [b"idleguard.learner.", name.as_bytes()].concat()
+}
+
+/// Logs what is new, unless another worker has.
+pub(super) fn tell_news(id: DestinationId, name: &str) {
+    let now = host::now();
+    for news in with_destination(id, |destination| destination.take_news(now)).unwrap_or_default() {
+        match news {
+            News::Verdict(verdict) => {
+                let key = [b"idleguard.told.", name.as_bytes()].concat();
+                if is_first_to_tell(&key, &verdict.to_tell()) {
+                    log::info!("{name}: {news}");
+                }
+            }
+            News::StaleFailures { .. } => log::warn!("{name}: {news}"),
+        }
+    }
+}
+
 /// Takes in what the other workers know of a destination's idle timeout, and tells them what this one knows.
 pub(super) fn exchange_knowledge(id: DestinationId, key: &[u8]) {
     let now = host::now();
@@ -103,25 +179,30 @@ pub(super) fn exchange_knowledge(id: DestinationId, key: &[u8]) {
     exchanged.unwrap_or_else(host::report);
 }
 
+/// Whether this worker is the first to tell the log `news`; what was told is stored under `key`.
+fn is_first_to_tell(key: &[u8], news: &Told) -> bool {
+    let first = host::shared_data(key).and_then(|(told, version)| match shared::tell(&told, news) {
+        Some(own) => host::set_shared_data(key, &own, version),
+        None => Ok(false),
+    });
+    first.unwrap_or_else(|error| {
+        host::report(error);
+        true // better twice than never
+    })
+}
+
 /// Tells Envoy what this worker has counted at all destinations.
 pub(super) fn report_counts() {
-    let counted = with_worker(|worker| {
-        worker
-            .destinations()
-            .map(|(id, destination)| (id, destination.tally.take(), destination.take_gauges()))
-            .collect()
-    });
-    let counted: Vec<_> = counted.unwrap_or_default();
-    for (id, values, gauges) in counted {
+    let mut from = DestinationId::default();
+    // One at a time: the worker is not in use while the host is called.
+    while let Some((id, values, gauges)) = with_worker(|worker| worker.take_counts(from)).flatten() {
         report(id, values, gauges);
+        from = id.next();
     }
 }
 
 fn report(id: DestinationId, values: Vec<(DestinationMetric, u64)>, (open, idle): (i64, i64)) {
     let gauges = [(DestinationMetric::ConnectionsActive, open), (DestinationMetric::ConnectionsIdle, idle)];
-    if values.is_empty() && (open, idle) == (0, 0) {
-        return;
-    }
     METRICS.with(|metrics| {
         let Ok(metrics) = metrics.try_borrow() else { return };
         let Some((_, defined)) = metrics.iter().find(|(of, _)| *of == id) else { return };

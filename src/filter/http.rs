@@ -2,13 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use crate::address;
+use crate::address::Text;
 use crate::client_ip::{ClientIp, Edit, Outcome, Peer};
 use crate::config::HttpConfig;
 use crate::connection::Generation;
@@ -17,8 +18,11 @@ use crate::header_map;
 use crate::host;
 use crate::metrics::ClientIpMetric;
 use crate::policy::{Policy, RetryStale};
+use crate::time::Timestamp;
+use crate::unseen;
 use crate::worker::DestinationId;
 
+use super::contexts;
 use super::destinations::{self, with_destination, with_worker};
 
 /// The route's cluster.
@@ -26,6 +30,16 @@ const CLUSTER_NAME: &[u8] = b"xds\0cluster_name";
 
 /// A number, 0 if the request went as requests do.
 const RESPONSE_FLAGS: &[u8] = b"response\0flags";
+
+/// Which connection the request was given: its two ends.
+const UPSTREAM_LOCAL_ADDRESS: &[u8] = b"upstream\0local_address";
+const UPSTREAM_ADDRESS: &[u8] = b"upstream\0address";
+
+/// How often the request was sent.
+const ATTEMPTS: &[u8] = b"upstream\0request_attempt_count";
+
+/// In Envoy's words, how it ended.
+const CODE_DETAILS: &[u8] = b"response\0code_details";
 
 /// Where the generation goes if the cluster's connections are not seen: the filter state `wasm.idleguard.generation`.
 const GENERATION: &[u8] = b"idleguard.generation";
@@ -36,6 +50,8 @@ const CLIENT_IP: &[u8] = b"idleguard.client_ip";
 /// The address that Envoy takes for the client's.
 const SOURCE_ADDRESS: &[u8] = b"source\0address";
 
+const METHOD: &[u8] = b"request\0method";
+
 const PROTOCOL: &[u8] = b"request\0protocol";
 
 /// What the requests of one filter configuration share.
@@ -43,7 +59,10 @@ pub(super) struct HttpRoot {
     id: u32,
     config: Box<HttpConfig>,
     /// The clusters with a policy: those that have one of their own, and those that requests were routed to.
-    destinations: RefCell<HashMap<Vec<u8>, Routed>>,
+    destinations: RefCell<HashMap<Vec<u8>, Routed, BuildHasherDefault<contexts::IdHasher>>>,
+    has_destinations: bool,
+    /// The cluster that was asked for last, and the answer: mostly it is asked for again.
+    latest: RefCell<(Vec<u8>, Option<Routed>)>,
     /// The property that holds the true peer.
     peer: Vec<u8>,
     /// The value of the `keep-alive` response header.
@@ -78,6 +97,8 @@ impl HttpRoot {
         Self {
             id,
             destinations: RefCell::new(destinations),
+            has_destinations: config.any_destination.is_some() || !config.destinations.is_empty(),
+            latest: RefCell::default(),
             peer: [b"filter_state\0", peer.as_bytes()].concat(),
             keep_alive,
             client_ip: config.client_ip.as_ref().map(|_| ClientIpCounts::new()).unwrap_or_default(),
@@ -88,6 +109,7 @@ impl HttpRoot {
 
     pub(super) fn on_tick(&self) {
         self.client_ip.report();
+        destinations::share_unseen();
         destinations::report_counts();
     }
 
@@ -116,10 +138,9 @@ impl HttpRoot {
     fn rewrite(&self, rules: &ClientIp, headers: Option<&[(&[u8], &[u8])]>) -> ControlFlow<()> {
         let Some(headers) = headers else {
             // Fail closed: what can't be looked at is not let through.
-            for name in rules.removals() {
-                host::remove_request_header(name.as_bytes()).unwrap_or_else(host::report);
-            }
-            return ControlFlow::Continue(());
+            let removed =
+                rules.removals().all(|name| host::remove_request_header(name.as_bytes()).map_err(host::report).is_ok());
+            return if removed { ControlFlow::Continue(()) } else { refuse() };
         };
         let resolution = rules.resolve(self.peer(), headers);
         self.client_ip.count(resolution.outcome, resolution.rejected);
@@ -134,20 +155,37 @@ impl HttpRoot {
             };
         }
         for edit in &resolution.edits {
-            let edited = match edit {
-                Edit::Remove { name } => host::remove_request_header(name),
-                Edit::Replace { name, value } => host::replace_request_header(name.as_bytes(), value),
+            let (name, edited) = match edit {
+                Edit::Remove { name } => (*name, host::remove_request_header(name)),
+                Edit::Replace { name, value } => {
+                    (name.as_bytes(), host::replace_request_header(name.as_bytes(), value))
+                }
             };
-            edited.unwrap_or_else(host::report);
+            let Err(error) = edited else { continue };
+            host::report(error);
+            if !withhold(name, headers) {
+                return refuse();
+            }
         }
         if let Some(client) = resolution.client {
-            host::set_property(CLIENT_IP, address::canonical(client).as_bytes()).unwrap_or_else(host::report);
+            host::set_property(CLIENT_IP, Text::new(client).as_bytes()).unwrap_or_else(host::report);
         }
         ControlFlow::Continue(())
     }
 
     /// The destination that a cluster is, if it has a policy.
-    fn routed(&self, cluster: &[u8]) -> Option<Routed> {
+    fn routed(&self, cluster: Vec<u8>) -> Option<Routed> {
+        if let Ok(latest) = self.latest.try_borrow()
+            && header_map::equal(&latest.0, &cluster)
+        {
+            return latest.1;
+        }
+        let routed = self.look_up(&cluster);
+        self.latest.replace((cluster, routed));
+        routed
+    }
+
+    fn look_up(&self, cluster: &[u8]) -> Option<Routed> {
         if let Some(routed) = self.destinations.try_borrow().ok().and_then(|known| known.get(cluster).copied()) {
             return Some(routed);
         }
@@ -212,29 +250,52 @@ pub(super) struct HttpFilter {
     root: Option<Rc<HttpRoot>>,
     /// What it was admitted to.
     admitted: Option<(DestinationId, Generation)>,
+    /// When, if nobody else sees its connection.
+    unseen_since: Option<Timestamp>,
 }
 
 impl HttpFilter {
     pub(super) fn new(root: Option<Rc<HttpRoot>>) -> Self {
-        Self { root, admitted: None }
+        Self { root, admitted: None, unseen_since: None }
     }
 
-    fn steer(&mut self, root: &HttpRoot, cluster: &[u8], method: Option<&[u8]>) {
+    fn steer(&mut self, root: &HttpRoot, cluster: Vec<u8>, method: Option<&[u8]>) {
         let Some(Routed { id, retries }) = root.routed(cluster) else { return };
         let now = host::now();
         let Some(admission) = with_worker(|worker| worker.admit(id, now)).flatten() else { return };
         self.admitted = Some((id, admission.generation));
+        self.unseen_since = (!admission.guarded).then_some(now);
         let steered = if admission.guarded {
             host::set_filter_state(&admission.steer.filter_state)
         } else {
             host::set_property(GENERATION, admission.steer.name.as_bytes())
         };
         steered.unwrap_or_else(host::report);
-        if retries && admission.may_be_reused && method.is_some_and(is_idempotent) {
+        if retries && admission.may_be_reused && method.map_or_else(has_idempotent_method, is_idempotent) {
             // Added, not replaced: the route's and the client's own conditions stay.
             host::add_request_header(b"x-envoy-retry-on", b"reset").unwrap_or_else(host::report);
         }
     }
+}
+
+/// Keeps what a client may have written in a header that could not be edited from the application, if the host does
+/// anything at all. Returns whether it did.
+fn withhold(name: &[u8], headers: &[(&[u8], &[u8])]) -> bool {
+    let mut present = headers.iter().filter(|(present, _)| present.eq_ignore_ascii_case(name));
+    let is_removed = || host::remove_request_header(name).map_err(host::report).is_ok();
+    match (present.next(), present.next()) {
+        (None, _) => true,
+        // An empty value in place of the first one; more can only be removed.
+        (Some(_), None) => is_removed() || host::replace_request_header(name, b"").map_err(host::report).is_ok(),
+        _ => is_removed(),
+    }
+}
+
+/// Answers a request whose headers can't be made safe. If even that fails, the request stays where it is.
+fn refuse() -> ControlFlow<()> {
+    let body = "the client-address headers could not be rewritten\n";
+    host::respond(500, "idleguard_host_failure", body).unwrap_or_else(host::report);
+    ControlFlow::Break(())
 }
 
 /// Methods that may be sent twice (RFC 9110 §9.2.2).
@@ -242,10 +303,19 @@ fn is_idempotent(method: &[u8]) -> bool {
     matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
 }
 
+/// The same of the current request, for whoever has not read its headers.
+fn has_idempotent_method() -> bool {
+    let method = host::property(METHOD).map_err(host::report).ok().flatten();
+    method.is_some_and(|method| is_idempotent(&method))
+}
+
 impl Context for HttpFilter {
     fn on_done(&mut self) -> bool {
         let Some((id, generation)) = self.admitted.take() else { return true };
         let now = host::now();
+        if let Some(begun) = self.unseen_since {
+            unseen_end(id, begun, now).unwrap_or_else(host::report);
+        }
         let is_delicate =
             with_destination(id, |destination| destination.is_delicate(generation, now)).unwrap_or_default();
         // Asked for only when it matters: a host call for every request would be felt.
@@ -253,6 +323,16 @@ impl Context for HttpFilter {
         with_worker(|worker| worker.end(id, generation, end));
         true
     }
+}
+
+/// What the end of the current request tells of its connection, which nobody else sees.
+fn unseen_end(id: DestinationId, begun: Timestamp, now: Timestamp) -> Result<(), host::HostError> {
+    let Some(local) = host::property(UPSTREAM_LOCAL_ADDRESS)? else { return Ok(()) };
+    let connection = [local, host::property(UPSTREAM_ADDRESS)?.unwrap_or_default()].concat();
+    let attempts = host::property(ATTEMPTS)?.and_then(|count| Some(u64::from_le_bytes(count.try_into().ok()?)));
+    let ending = unseen::ending(&host::property(CODE_DETAILS)?.unwrap_or_default(), attempts.unwrap_or_default());
+    with_destination(id, |destination| destination.on_unseen_end(&connection, begun, ending, now));
+    Ok(())
 }
 
 /// Whether Envoy noted something unusual about the current request (a timeout, a client that went away, …).
@@ -270,16 +350,23 @@ impl HttpContext for HttpFilter {
     fn on_http_request_headers(&mut self, _count: usize, _end: bool) -> Action {
         let Some(root) = self.root.clone() else { return Action::Continue };
         with_worker(|worker| worker.on_event());
-        let bytes = host::request_headers().map_err(host::report).ok();
-        let headers = bytes.as_deref().and_then(header_map::pairs);
-        if let Some(rules) = &root.config.client_ip
-            && root.rewrite(rules, headers.as_deref()).is_break()
-        {
-            return Action::Pause;
+        let bytes;
+        let mut method = None;
+        if let Some(rules) = &root.config.client_ip {
+            const METHOD: &[u8] = b":method";
+            bytes = host::request_headers().map_err(host::report).ok();
+            let wanted = |length, first| first == b':' && length == METHOD.len() || rules.concerns(length, first);
+            let headers = bytes.as_deref().and_then(|bytes| header_map::pairs_where(bytes, wanted));
+            method = headers.iter().flatten().find(|(name, _)| *name == METHOD).map(|(_, value)| *value);
+            if root.rewrite(rules, headers.as_deref()).is_break() {
+                return Action::Pause;
+            }
         }
-        let method = headers.iter().flatten().find(|(name, _)| *name == b":method").map(|(_, value)| *value);
+        if !root.has_destinations {
+            return Action::Continue;
+        }
         match host::property(CLUSTER_NAME) {
-            Ok(Some(cluster)) => self.steer(&root, &cluster, method),
+            Ok(Some(cluster)) => self.steer(&root, cluster, method),
             Ok(None) => {} // no route: the router will answer
             Err(error) => host::report(error),
         }

@@ -63,13 +63,28 @@ impl Belief {
     }
 }
 
+/// What the log was told of a belief.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The idle limit.
+    pub limit: Duration,
+    /// Whether the timeout was known.
+    pub is_known: bool,
+}
+
+impl Told {
+    /// Whether `later` is worth another line: the limit moved by more than 1 %, or what is known is of another kind. One more
+    /// connection that agrees is no news, nor is a longer success.
+    pub fn is_outdated_by(&self, later: &Self) -> bool {
+        let (low, high) = (self.limit.min(later.limit), self.limit.max(later.limit));
+        high.saturating_sub(low) > low.checked_div(100).unwrap_or_default() || self.is_known != later.is_known
+    }
+}
+
 impl Verdict {
-    /// Whether the log should tell of the change from `earlier`: the limit moved by more than 1 %, or what is known is of
-    /// another kind. One more connection that agrees is no news, nor is a longer success.
-    pub fn is_news_after(&self, earlier: &Self) -> bool {
-        let (low, high) = (self.limit.min(earlier.limit), self.limit.max(earlier.limit));
-        let kind = |verdict: &Self| verdict.belief.learned().is_some();
-        high.saturating_sub(low) > low.checked_div(100).unwrap_or_default() || kind(self) != kind(earlier)
+    /// What a line in the log would tell of it.
+    pub fn to_tell(&self) -> Told {
+        Told { limit: self.limit, is_known: self.belief.learned().is_some() }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Nobody has to know the LB's idle timeout.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use idleguard_harness::envoy::Envoy;
 use idleguard_harness::load::{Load, Pattern};
@@ -99,21 +99,40 @@ async fn not_from_an_lb_that_restarts() {
     assert_eq!(metric(&envoy, "learned_lb_idle_timeout_ms").await, 0);
 }
 
-/// The setting is changed while everything runs.
-#[tokio::test]
-async fn anew_when_the_timeout_changes() {
+/// The setting is changed while everything runs. Only what was under way when it fell, or is found out by it, may fail.
+async fn learns_changes(mode: fn(Duration) -> Mode) {
     let Some(config) = project_config() else { return };
     let _turn = beside_others().await;
-    let lb = StubLb::start(Mode::FinAt(ms(6_000)));
+    let lb = StubLb::start(mode(ms(6_000)));
     let envoy = start(&with_policy(config, &learn()).upstream(lb.address()), 2).await;
+    let begun = Instant::now();
     let changes = async {
         wait_for_timeout(&envoy, ms(30_000), 6_000).await;
-        lb.set(Mode::FinAt(ms(3_000)));
+        println!("6 s learnt after {:?}", begun.elapsed());
+        lb.set(mode(ms(3_000)));
+        let fell_at = Instant::now();
         wait_for_timeout(&envoy, ms(30_000), 3_000).await;
-        lb.set(Mode::FinAt(ms(6_000)));
+        println!("3 s learnt after {:?}", fell_at.elapsed());
+        lb.set(mode(ms(6_000)));
+        let rose_at = Instant::now();
         wait_for_timeout(&envoy, ms(60_000), 6_000).await;
+        println!("6 s learnt again after {:?}", rose_at.elapsed());
+        fell_at
     };
-    let (load, ()) = tokio::join!(clients(&envoy).run(ms(60_000)), changes);
-    println!("{load}");
+    let (load, fell_at) = clients(&envoy).run_while(ms(125_000), changes).await;
+    let fell_at = fell_at.expect("the changes take at most two minutes");
+    let under_way = load.failed_between(fell_at, fell_at + ms(3_000));
+    println!("{load}\n{under_way} failed in the first 3 s of the lower timeout");
     assert!(load.ok > 100, "{load}");
+    assert_eq!(load.failed(), under_way as u64, "none but in the first 3 s of the lower timeout: {load}");
+}
+
+#[tokio::test]
+async fn anew_when_the_timeout_changes() {
+    learns_changes(Mode::FinAt).await;
+}
+
+#[tokio::test]
+async fn anew_when_the_timeout_changes_and_the_lb_sends_rst() {
+    learns_changes(Mode::RstAt).await;
 }

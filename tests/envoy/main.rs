@@ -5,17 +5,20 @@
 mod client_ip_docs;
 mod configuration;
 mod hints;
+mod http_filter_alone;
 mod in_flight;
 mod learns_the_timeout;
 mod lifetimes;
 mod no_stale_reuse;
 mod plain_tcp;
+mod probes;
 mod race;
 mod raw;
 #[path = "../reference/mod.rs"]
 mod reference;
 mod request;
 mod servers;
+mod soak;
 mod statistics;
 mod tls_destination;
 mod tls_inside;
@@ -57,6 +60,17 @@ fn with_policy(config: Config, policy: &serde_json::Value) -> Config {
 async fn start(config: &Config, workers: u32) -> Envoy {
     let options = Options { concurrency: workers, ..Options::default() };
     Envoy::start(config, options).await.expect("a running Envoy")
+}
+
+/// Whether this Envoy is older than the one that first had `what`. The tests show that it lacks it, and the compatibility
+/// table says so (`tests/matrix.py` reads this line).
+async fn lacks(envoy: &Envoy, since: (u32, u32), what: &str) -> bool {
+    let (major, minor, _) = envoy.version().await.expect("a version");
+    let is_lacking = (major, minor) < since;
+    if is_lacking {
+        println!("this Envoy lacks: {what}");
+    }
+    is_lacking
 }
 
 /// A metric of the destination `payments`.

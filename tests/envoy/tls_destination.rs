@@ -1,15 +1,17 @@
 //! A destination under `"*"` whose cluster does TLS itself, and has no connection filter.
 
-use idleguard_harness::envoy::Config;
+use idleguard_harness::envoy::{Config, Envoy, Options as EnvoyOptions};
 use idleguard_harness::http;
 use idleguard_harness::load::{Load, Pattern};
 use idleguard_harness::stub_lb::{Mode, Options, StubLb};
 use serde_json::json;
 
-use super::{beside_others, ms, project_config, start};
+use super::{beside_others, lacks, ms, project_config, start};
+
+const FENCE: &str = "`set_filter_state` as the fence of a cluster without a connection filter";
 
 /// The route leads straight to the LB's cluster, which does TLS with the server name `lb.example`.
-fn straight(config: Config, lb: &StubLb, policy: &serde_json::Value) -> Config {
+pub(super) fn straight(config: Config, lb: &StubLb, policy: &serde_json::Value) -> Config {
     let route = "static_resources/listeners/ingress/filter_chains/0/filters/http/typed_config/route_config/virtual_hosts/all/\
                  routes/0/route/cluster";
     config
@@ -17,6 +19,26 @@ fn straight(config: Config, lb: &StubLb, policy: &serde_json::Value) -> Config {
         .upstream_tls("payments-lb", "lb.example")
         .set(route, "payments-lb")
         .http_filter(&json!({"filter": "http", "destinations": {"*": policy}}))
+}
+
+/// Puts Envoy's own filter, by which a generation takes effect on such a cluster, behind idleguard.
+pub(super) fn fence(config: Config) -> Config {
+    let filters = "static_resources/listeners/ingress/filter_chains/0/filters/http/typed_config/http_filters";
+    let fence = json!({
+        "name": "fence",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.set_filter_state.v3.Config",
+            "on_request_headers": [{
+                "object_key": "idleguard.generation",
+                "factory_key": "envoy.hashable_string",
+                "shared_with_upstream": "ONCE",
+                "format_string": {
+                    "text_format_source": { "inline_string": "%FILTER_STATE(wasm.idleguard.generation:PLAIN)%" }
+                }
+            }]
+        }
+    });
+    config.insert(filters, Some(1), fence)
 }
 
 fn tls(mode: Mode) -> StubLb {
@@ -41,31 +63,23 @@ async fn it_keeps_its_server_name() {
 async fn set_filter_state_fences_its_pool() {
     let Some(config) = project_config() else { return };
     let _turn = beside_others().await;
-    let filters = "static_resources/listeners/ingress/filter_chains/0/filters/http/typed_config/http_filters";
-    let fence = json!({
-        "name": "fence",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.set_filter_state.v3.Config",
-            "on_request_headers": [{
-                "object_key": "idleguard.generation",
-                "factory_key": "envoy.hashable_string",
-                "shared_with_upstream": "ONCE",
-                "format_string": {
-                    "text_format_source": { "inline_string": "%FILTER_STATE(wasm.idleguard.generation:PLAIN)%" }
-                }
-            }]
-        }
-    });
     let policy = json!({"lb_idle_timeout": "1s", "retry_stale": "off"});
     let pattern = Pattern::Bursts { gap: (ms(0), ms(2_000)) };
     let mut failed = Vec::new();
+    let mut is_lacking = false;
     for fenced in [false, true] {
         let lb = tls(Mode::SilentRst(ms(1_000)));
         let mut config = straight(config.clone(), &lb, &policy);
         if fenced {
-            config = config.insert(filters, Some(1), fence.clone());
+            config = fence(config);
+        }
+        if fenced && is_lacking {
+            let error = Envoy::start(&config, EnvoyOptions::default()).await.expect_err("no `factory_key` yet");
+            assert!(format!("{error:#}").contains("does not have an object factory"), "{error:#}");
+            return assert!(failed[0] > 0, "{failed:?}");
         }
         let envoy = start(&config, 1).await;
+        is_lacking |= lacks(&envoy, (1, 38), FENCE).await;
         let report = Load::post(envoy.ingress(), pattern).clients(20).run(ms(12_000)).await;
         println!("fenced {fenced}: {report}");
         assert!(report.ok > 50, "{report}");

@@ -1,30 +1,34 @@
-//! The same load through plain Envoy and through idleguard, in the same seconds, to load balancers that forget idle
-//! connections silently; then a table.
+//! The same load through plain Envoy and through idleguard, in the same seconds: a live page, and then a table.
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Parser;
 use idleguard_harness::{
     arguments,
-    envoy::{Config, Envoy, Options},
-    load::{Load, Pattern, Report},
+    demo::{Comparison, Demo, page::Page},
     process,
-    stub_lb::{Counters, Mode, StubLb},
 };
+use tokio::time::{interval, sleep};
+
+/// How often the page is told what there is to see.
+const FRAME: Duration = Duration::from_millis(200);
 
 /// Compare plain Envoy with idleguard.
 #[derive(Parser)]
 struct Arguments {
-    /// How long to send
+    /// How long to send; as long as a browser looks on, again and again
     #[arg(long, default_value_t = 30)]
     seconds: u64,
     /// Clients on each side
     #[arg(long, default_value_t = 60)]
     clients: usize,
-    /// The idle age at which the load balancers forget a connection
-    #[arg(long, default_value = "2s", value_parser = arguments::duration)]
+    /// The idle age at which the load balancers drop a connection
+    #[arg(long, default_value = "3s", value_parser = arguments::duration)]
     lb_idle_timeout: Duration,
+    /// The page's port on 127.0.0.1; 0 takes a free one
+    #[arg(long, default_value_t = 0)]
+    port: u16,
     /// Envoy's configuration [default: the project's envoy.yaml]
     #[arg(long)]
     envoy_yaml: Option<PathBuf>,
@@ -33,95 +37,73 @@ struct Arguments {
     wasm: Option<PathBuf>,
 }
 
-/// One side of the comparison: an Envoy, and a load balancer of its own, so that connections can be told apart.
-struct Side {
-    lb: StubLb,
-    envoy: Envoy,
-}
-
-/// What came of it.
-struct Outcome {
-    report: Report,
-    lb: Counters,
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    tokio::select! {
-        result = demo(arguments) => match result {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("demo: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
-        () = process::stop_signal() => ExitCode::FAILURE,
+    match demo(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 
 async fn demo(arguments: Arguments) -> Result<()> {
     let timeout = arguments.lb_idle_timeout;
     let config = arguments::configuration(arguments.envoy_yaml, arguments.wasm)?.free_ports();
-    let told = config.clone().lb_idle_timeout(&format!("{}ms", timeout.as_millis()));
-    let plain = Side::start(config.without_idleguard(), timeout).await?;
-    let guarded = Side::start(told, timeout).await?;
+    let (page, mut chosen) = Page::start(arguments.port).await?;
+    let demo = tokio::select! {
+        demo = Demo::start(&config, timeout, arguments.clients) => demo?,
+        () = process::stop_signal() => bail!("stopped"),
+    };
 
+    println!("Watch it live: http://{}/\n", page.address());
     println!(
-        "{} clients on each side send POST requests for {} s, half of them in bursts with silences of up to {:?},",
-        arguments.clients,
-        arguments.seconds,
-        timeout * 2
+        "{} clients on each side send POST requests, half of them in bursts with silences of up to",
+        arguments.clients
     );
-    println!("half of them each at its own random times.");
+    println!("{:?}, half of them each at its own random times.", timeout * 2);
     println!(
-        "The LB forgets connections that were idle for {timeout:?}: it says nothing, and resets them when used.\n"
+        "The LB drops connections that were idle for {timeout:?}: at first it closes them, later it says nothing,"
     );
-    let duration = Duration::from_secs(arguments.seconds);
-    let (plain, guarded) = tokio::join!(
-        plain.measure(arguments.clients, timeout, duration),
-        guarded.measure(arguments.clients, timeout, duration)
+    println!(
+        "and resets them when used. idleguard is not told the timeout. A table follows in {} s.\n",
+        arguments.seconds
     );
-    print!("{}", table(&plain, &guarded));
+    let show = async {
+        let mut frames = interval(FRAME);
+        loop {
+            frames.tick().await;
+            if page.viewers() > 0 {
+                page.publish(&demo.snapshot().await);
+            }
+        }
+    };
+    let choose = async {
+        while let Some(mode) = chosen.recv().await {
+            demo.choose(&mode);
+        }
+    };
+    tokio::select! {
+        () = rounds(&demo, &page, Duration::from_secs(arguments.seconds)) => {}
+        () = show => {}
+        () = choose => {}
+        () = process::stop_signal() => {}
+    }
+    page.publish(&demo.snapshot().await);
+    page.end();
+    sleep(FRAME).await; // for the last event to leave
     Ok(())
 }
 
-impl Side {
-    async fn start(config: Config, timeout: Duration) -> Result<Self> {
-        let lb = StubLb::start(Mode::SilentRst(timeout));
-        let envoy = Envoy::start(&config.upstream(lb.address()), Options::default()).await?;
-        Ok(Self { lb, envoy })
+async fn rounds(demo: &Demo, page: &Page, duration: Duration) {
+    let mut sum = Comparison::default();
+    loop {
+        sum.add(demo.round(duration).await);
+        println!("{sum}");
+        if page.viewers() == 0 {
+            break;
+        }
+        println!("It goes on as long as the page is open; Ctrl-C ends it.\n");
     }
-
-    async fn measure(&self, clients: usize, timeout: Duration, duration: Duration) -> Outcome {
-        let gap = (Duration::ZERO, timeout * 2);
-        let bursts = Load::post(self.envoy.ingress(), Pattern::Bursts { gap }).clients(clients.div_ceil(2));
-        let scattered = Load::post(self.envoy.ingress(), Pattern::Scattered { gap }).clients(clients / 2);
-        let (mut report, other) = tokio::join!(bursts.run(duration), scattered.run(duration));
-        report.add(other);
-        Outcome { report, lb: self.lb.counters() }
-    }
-}
-
-fn table(plain: &Outcome, guarded: &Outcome) -> String {
-    let mut rows = vec![("requests".to_owned(), plain.report.requests, guarded.report.requests)];
-    rows.push(("failed".to_owned(), plain.report.failed(), guarded.report.failed()));
-    let mut kinds: Vec<_> = plain.report.failures.keys().chain(guarded.report.failures.keys()).copied().collect();
-    kinds.sort_unstable();
-    kinds.dedup();
-    for kind in kinds {
-        rows.push((format!("  {kind}"), plain.report.count(kind), guarded.report.count(kind)));
-    }
-    rows.push(("connections opened to the LB".to_owned(), plain.lb.opened, guarded.lb.opened));
-    let mut text = format!("{:<30}{:>14}{:>14}\n", "", "plain Envoy", "idleguard");
-    for (what, plain, guarded) in rows {
-        text.push_str(&format!("{what:<30}{plain:>14}{guarded:>14}\n"));
-    }
-    if let Some(example) = plain.report.examples.first() {
-        text.push_str(&format!("\nA failure through plain Envoy: {}\n", example.detail.trim()));
-    }
-    if let Some(example) = guarded.report.examples.first() {
-        text.push_str(&format!("\nA failure through idleguard: {}\n", example.detail.trim()));
-    }
-    text
 }

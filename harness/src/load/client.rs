@@ -3,7 +3,7 @@
 use std::{error::Error, io, sync::Arc, time::Instant};
 
 use http_body_util::{BodyExt, Full};
-use hyper::{Request, Response, body::Bytes, body::Incoming, client::conn::http1};
+use hyper::{Method, Request, Response, body::Bytes, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, task::AbortHandle, time::timeout};
 
@@ -14,6 +14,8 @@ use super::{
 
 pub(super) struct Client {
     load: Arc<Load>,
+    method: Method,
+    body: &'static str,
     open: Option<Open>,
     pub(super) report: Report,
 }
@@ -35,8 +37,10 @@ impl Drop for Open {
 type Failed = (Failure, String);
 
 impl Client {
-    pub(super) fn new(load: Arc<Load>) -> Self {
-        Self { load, open: None, report: Report::default() }
+    pub(super) fn new(load: Arc<Load>, index: usize) -> Self {
+        let (method, body) =
+            if load.mixed && index % 2 == 1 { (Method::GET, "") } else { (load.method.clone(), load.body) };
+        Self { load, method, body, open: None, report: Report::default() }
     }
 
     /// Sends one request and counts what becomes of it.
@@ -46,21 +50,25 @@ impl Client {
         let limit = self.load.timeout;
         let outcome = timeout(limit, self.attempt()).await;
         match outcome.unwrap_or_else(|_| Err((Failure::Timeout, format!("no response within {limit:?}")))) {
-            Ok(()) => self.report.succeed(begun.elapsed()),
+            Ok(()) => {
+                self.load.live.succeed();
+                self.report.succeed(self.method.as_str(), begun.elapsed());
+            }
             Err((failure, detail)) => {
+                self.load.live.fail(&detail);
                 if !matches!(failure, Failure::Status(_)) {
                     self.open = None;
                 }
-                self.report.fail(Example { failure, detail, idle_age });
+                self.report.fail(self.method.as_str(), Example { failure, detail, idle_age });
             }
         }
     }
 
     async fn attempt(&mut self) -> Result<(), Failed> {
         let response = loop {
-            let load = self.load.clone();
+            let request = self.request();
             let open = self.connected().await?;
-            match open.sender.try_send_request(request(&load)).await {
+            match open.sender.try_send_request(request).await {
                 Ok(response) => break response,
                 Err(mut error) => match error.take_message() {
                     // Not a byte of it has been sent: the client saw the close in time, and takes a new connection.
@@ -74,6 +82,18 @@ impl Client {
             open.idle_since = Some(Instant::now());
         }
         judged
+    }
+
+    fn request(&self) -> Request<Full<Bytes>> {
+        let load = &self.load;
+        let mut request = Request::builder().method(self.method.clone()).uri(&load.path);
+        if !load.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            request = request.header("host", load.address.to_string());
+        }
+        for (name, value) in &load.headers {
+            request = request.header(name, value);
+        }
+        request.body(Full::from(self.body)).expect("a well-formed method, path and headers")
     }
 
     async fn connected(&mut self) -> Result<&mut Open, Failed> {
@@ -99,15 +119,6 @@ impl Client {
         }
         Ok(self.open.as_mut().expect("just opened"))
     }
-}
-
-fn request(load: &Load) -> Request<Full<Bytes>> {
-    let mut request =
-        Request::builder().method(load.method.clone()).uri(&load.path).header("host", load.address.to_string());
-    for (name, value) in &load.headers {
-        request = request.header(name, value);
-    }
-    request.body(Full::from(load.body)).expect("a well-formed method, path and headers")
 }
 
 async fn judge(response: Response<Incoming>) -> Result<(), Failed> {

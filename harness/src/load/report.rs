@@ -1,6 +1,14 @@
 //! What became of the requests.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 /// Examples kept of each kind of failure.
 const EXAMPLES: usize = 3;
@@ -49,6 +57,44 @@ pub struct Example {
     pub idle_age: Option<Duration>,
 }
 
+/// Counts of loads that are still running.
+#[derive(Debug, Default)]
+pub struct Live {
+    ok: AtomicU64,
+    failed: AtomicU64,
+    last_failure: Mutex<String>,
+}
+
+impl Live {
+    pub(super) fn succeed(&self) {
+        self.ok.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn fail(&self, detail: &str) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        detail.clone_into(&mut self.last_failure.lock().expect("nothing panics while it holds the text"));
+    }
+
+    /// Requests that succeeded so far, and that failed.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.ok.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
+    }
+
+    /// The latest failure in words; empty if there was none.
+    pub fn last_failure(&self) -> String {
+        self.last_failure.lock().expect("nothing panics while it holds the text").clone()
+    }
+}
+
+/// A part of the requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Requests sent.
+    pub requests: u64,
+    /// Of these, how many failed.
+    pub failed: u64,
+}
+
 /// The result of a load.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
@@ -58,6 +104,8 @@ pub struct Report {
     pub ok: u64,
     /// The others, by kind.
     pub failures: BTreeMap<Failure, u64>,
+    /// Requests and failures by method.
+    pub methods: BTreeMap<String, Tally>,
     /// Some of them in detail.
     pub examples: Vec<Example>,
     /// Connections that the clients opened.
@@ -66,17 +114,28 @@ pub struct Report {
     pub elapsed: Duration,
     /// From sending to the end of the response, of the successful ones.
     latencies: Vec<Duration>,
+    /// When the others failed.
+    failed_at: Vec<Instant>,
 }
 
 impl Report {
-    pub(super) fn succeed(&mut self, latency: Duration) {
+    fn tally(&mut self, method: &str) -> &mut Tally {
+        self.methods.entry(method.to_owned()).or_default()
+    }
+
+    pub(super) fn succeed(&mut self, method: &str, latency: Duration) {
         self.requests += 1;
+        self.tally(method).requests += 1;
         self.ok += 1;
         self.latencies.push(latency);
     }
 
-    pub(super) fn fail(&mut self, example: Example) {
+    pub(super) fn fail(&mut self, method: &str, example: Example) {
         self.requests += 1;
+        self.failed_at.push(Instant::now());
+        let tally = self.tally(method);
+        tally.requests += 1;
+        tally.failed += 1;
         *self.failures.entry(example.failure).or_default() += 1;
         self.keep(example);
     }
@@ -93,6 +152,12 @@ impl Report {
         self.ok += other.ok;
         self.connections += other.connections;
         self.latencies.extend(other.latencies);
+        self.failed_at.extend(other.failed_at);
+        for (method, part) in other.methods {
+            let tally = self.methods.entry(method).or_default();
+            tally.requests += part.requests;
+            tally.failed += part.failed;
+        }
         for (failure, count) in other.failures {
             *self.failures.entry(failure).or_default() += count;
         }
@@ -102,6 +167,11 @@ impl Report {
     /// How many requests failed.
     pub fn failed(&self) -> u64 {
         self.failures.values().sum()
+    }
+
+    /// How many requests failed from `begin` on and before `end`.
+    pub fn failed_between(&self, begin: Instant, end: Instant) -> usize {
+        self.failed_at.iter().filter(|at| (begin..end).contains(*at)).count()
     }
 
     /// How many requests failed in this way.

@@ -126,13 +126,13 @@ impl Connection {
                 Arrival::Deliver
             }
             Fate::Forgotten => {
-                self.shared.book().counters.stale_arrivals += 1;
+                self.shared.book().on_stale_arrival(self.id);
                 state.fate = Fate::Ended(How::Rst);
                 Arrival::Reset
             }
             Fate::Swallowing { noticed } => {
                 if !noticed {
-                    self.shared.book().counters.stale_arrivals += 1;
+                    self.shared.book().on_stale_arrival(self.id);
                     state.fate = Fate::Swallowing { noticed: true };
                 }
                 Arrival::Discard
@@ -146,6 +146,7 @@ impl Connection {
             let age = now.saturating_duration_since(state.idle_since);
             if let Some(record) = self.shared.book().record(self.id) {
                 record.push_idle_age(age);
+                record.idle_since = None;
             }
             state.protocol = Protocol::Http1 { busy: true };
             state.head.clear();
@@ -163,6 +164,9 @@ impl Connection {
             state.protocol = Protocol::Http1 { busy: false };
             state.exchanges = 0;
             state.idle_since = now;
+            if let Some(record) = self.shared.book().record(self.id) {
+                record.idle_since = Some(now);
+            }
         }
     }
 
@@ -253,6 +257,11 @@ impl Connection {
     /// Ends the connection whatever it is doing.
     pub(super) fn end(&self, how: How) {
         self.state().fate = Fate::Ended(how);
+    }
+
+    /// Whether the load balancer has decided to end the connection.
+    pub(super) fn is_ended(&self) -> bool {
+        matches!(self.state().fate, Fate::Ended(_))
     }
 
     /// Whether the socket must be closed by RST.

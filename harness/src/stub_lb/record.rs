@@ -70,13 +70,56 @@ pub struct Record {
     pub idle_ages: Vec<Duration>,
     /// The server name that the client asked for in TLS.
     pub sni: Option<String>,
+    /// Since when no exchange is in flight; none while one is. Followed on HTTP/1.1 alone.
+    pub idle_since: Option<Instant>,
     /// When the load balancer dropped it for its idle age.
     pub dropped: Option<Instant>,
+    /// Whether data arrived on it after that: a request has met a dead connection.
+    pub met: bool,
     /// How it ended; none while it is open.
     pub close: Option<Close>,
 }
 
+/// Where a connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// An exchange is in flight.
+    Busy,
+    /// None is.
+    Idle,
+    /// The load balancer has dropped it without a word.
+    Dropped,
+    /// A request met it after it had been dropped.
+    Broken,
+    /// It has been closed.
+    Closed(By),
+}
+
+/// One connection at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    /// As in its [`Record`].
+    pub id: u64,
+    /// Where it stands.
+    pub standing: Standing,
+    /// Its idle age, at its end if it has ended.
+    pub idle_age: Duration,
+}
+
 impl Record {
+    fn view(&self, now: Instant) -> View {
+        let standing = match (self.close, self.dropped, self.idle_since) {
+            _ if self.met => Standing::Broken,
+            (Some(close), _, _) => Standing::Closed(close.by),
+            (None, Some(_), _) => Standing::Dropped,
+            (None, None, None) => Standing::Busy,
+            (None, None, Some(_)) => Standing::Idle,
+        };
+        let until = self.close.map_or(now, |close| close.at);
+        let idle_age = self.idle_since.map_or(Duration::ZERO, |since| until.saturating_duration_since(since));
+        View { id: self.id, standing, idle_age }
+    }
+
     pub(super) fn push_idle_age(&mut self, age: Duration) {
         if self.idle_ages.len() < IDLE_AGES {
             self.idle_ages.push(age);
@@ -90,6 +133,10 @@ pub(super) struct Book {
     pub(super) counters: Counters,
     open: BTreeMap<u64, Record>,
     ended: VecDeque<Record>,
+    /// Paths of requests that were in flight when the load balancer itself ended their connection.
+    pub(super) broken: Vec<String>,
+    /// When a restart last ended a connection.
+    pub(super) restarted_at: Option<Instant>,
 }
 
 impl Book {
@@ -98,14 +145,31 @@ impl Book {
         self.counters.open += 1;
         self.counters.peak = self.counters.peak.max(self.counters.open);
         let id = self.counters.opened;
-        let record =
-            Record { id, opened: now, requests: 0, idle_ages: Vec::new(), sni: None, dropped: None, close: None };
+        let record = Record {
+            id,
+            opened: now,
+            requests: 0,
+            idle_ages: Vec::new(),
+            sni: None,
+            idle_since: Some(now),
+            dropped: None,
+            met: false,
+            close: None,
+        };
         self.open.insert(id, record);
         id
     }
 
     pub(super) fn record(&mut self, id: u64) -> Option<&mut Record> {
         self.open.get_mut(&id)
+    }
+
+    /// Data has arrived on a connection that had been dropped.
+    pub(super) fn on_stale_arrival(&mut self, id: u64) {
+        self.counters.stale_arrivals += 1;
+        if let Some(record) = self.open.get_mut(&id) {
+            record.met = true;
+        }
     }
 
     pub(super) fn end(&mut self, id: u64, close: Close) {
@@ -116,6 +180,11 @@ impl Book {
             self.ended.pop_front();
         }
         self.ended.push_back(record);
+    }
+
+    pub(super) fn view(&self, since: Instant, now: Instant) -> Vec<View> {
+        let recent = self.ended.iter().rev().take_while(|record| record.close.is_some_and(|close| close.at >= since));
+        recent.chain(self.open.values()).map(|record| record.view(now)).collect()
     }
 
     pub(super) fn records(&self) -> Vec<Record> {

@@ -49,7 +49,8 @@ impl std::error::Error for Aborted {}
 /// Answers one request.
 pub(super) async fn answer(connection: Arc<Connection>, mut request: Request<Incoming>) -> Result<Answer, Aborted> {
     connection.on_request(request.version() == Version::HTTP_2);
-    let guard = Guard(connection.clone());
+    let target = request.uri().path_and_query().map(|target| target.as_str().to_owned());
+    let guard = Guard(connection.clone(), target.unwrap_or_default());
     if request.uri().path() == "/echo" {
         return Ok(echo_body(request).map(|body| Ended { body, _guard: guard }));
     }
@@ -194,10 +195,13 @@ impl Query {
 }
 
 /// Tells the connection when an exchange is over, also when it is given up before there is a response.
-struct Guard(Arc<Connection>);
+struct Guard(Arc<Connection>, String);
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        if self.0.is_ended() {
+            self.0.shared.book().broken.push(std::mem::take(&mut self.1));
+        }
         self.0.on_response_end();
     }
 }

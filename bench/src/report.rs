@@ -1,0 +1,151 @@
+//! Tables, verdicts and pictures from the results on disk, and their places in the documentation.
+
+mod picture;
+mod tables;
+mod verdicts;
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result};
+use idleguard_harness::project;
+
+use crate::{
+    correctness::Cell,
+    cpu::Cost,
+    latency::Latency,
+    race::Run,
+    results::{self, Section, Setting},
+    scale,
+};
+
+/// Everything that has been measured.
+pub struct Everything {
+    correctness: Option<Section<Vec<Cell>>>,
+    race: Option<Section<Vec<Run>>>,
+    cpu: Option<Section<Vec<Cost>>>,
+    latency: Option<Section<Vec<Latency>>>,
+    scale: Option<Section<Vec<scale::Load>>>,
+}
+
+impl Everything {
+    fn load(directory: &Path) -> Result<Self> {
+        Ok(Self {
+            correctness: results::load(directory, "correctness")?,
+            race: results::load(directory, "race")?,
+            cpu: results::load(directory, "cpu")?,
+            latency: results::load(directory, "latency")?,
+            scale: results::load(directory, "scale")?,
+        })
+    }
+}
+
+/// Draws what there is into `directory`; with `documentation`, also into the project's README and `docs/benchmarks.md`.
+pub fn write(directory: &Path, documentation: bool) -> Result<()> {
+    let all = Everything::load(directory)?;
+    let mut blocks: Vec<(&str, String)> = Vec::new();
+    if let Some(section) = &all.correctness {
+        picture::failures(&directory.join("failures.svg"), &section.results)?;
+        picture::connections(&directory.join("connections.svg"), &section.results)?;
+        let about = about(&section.setting);
+        blocks.push(("summary", format!("{}\n{about}\n", tables::summary(&section.results))));
+        blocks.push(("failures", format!("{}{}", tables::failures(&section.results), tables::kinds(&section.results))));
+        blocks.push(("connections", tables::connections(&section.results)));
+    }
+    if let Some(section) = &all.race {
+        blocks.push(("race", tables::race(&section.results)));
+    }
+    if let Some(section) = &all.cpu {
+        picture::cpu(&directory.join("cpu.svg"), &section.results)?;
+        blocks.push(("cpu", tables::cpu(&section.results)));
+    }
+    if let Some(section) = &all.latency {
+        picture::latency(&directory.join("latency.svg"), &section.results)?;
+        blocks.push(("latency", tables::latency(&section.results)));
+    }
+    if let Some(section) = &all.scale {
+        picture::scale(&directory.join("scale.svg"), &section.results)?;
+        blocks.push(("scale", tables::scale(&section.results)));
+    }
+    blocks.push(("verdicts", verdicts::table(&all)));
+    blocks.push(("settings", settings(&all)));
+    let text: Vec<_> = blocks.iter().map(|(name, text)| format!("## {name}\n\n{text}")).collect();
+    fs::write(directory.join("results.md"), format!("# What `make bench` measured\n\n{}", text.join("\n")))?;
+    if documentation {
+        for file in ["README.md", "docs/benchmarks.md"] {
+            replace_blocks(&project::root().join(file), &blocks)?;
+        }
+    }
+    Ok(())
+}
+
+/// One line: where and when.
+fn about(setting: &Setting) -> String {
+    let quick = if setting.quick { "**A quick look, no result.** " } else { "" };
+    format!(
+        "{quick}{}; {} cores of {}, {} GB, Linux {}; Envoy {}, HAProxy {}, nginx {}, idleguard {}; load average before: {}.",
+        setting.date,
+        setting.cores,
+        setting.processor,
+        (setting.memory_mb + 512) / 1024,
+        setting.kernel,
+        setting.envoy,
+        setting.haproxy,
+        setting.nginx,
+        setting.idleguard,
+        setting.load_average
+    )
+}
+
+/// Of each section that has been measured: its name, where and when, and the seconds that it took.
+fn settings_of(all: &Everything) -> Vec<(&'static str, &Setting, u64)> {
+    fn of<'a, T>(name: &'static str, section: &'a Option<Section<T>>) -> Option<(&'static str, &'a Setting, u64)> {
+        section.as_ref().map(|section| (name, &section.setting, section.took_s))
+    }
+    let all = [
+        of("failures and connections", &all.correctness),
+        of("race", &all.race),
+        of("CPU", &all.cpu),
+        of("latency", &all.latency),
+        of("scale", &all.scale),
+    ];
+    all.into_iter().flatten().collect()
+}
+
+fn settings(all: &Everything) -> String {
+    let line = |(name, setting, took): (&str, &Setting, u64)| format!("- {name} ({took} s): {}\n", about(setting));
+    settings_of(all).into_iter().map(line).collect()
+}
+
+/// Replaces what stands between `<!-- bench: NAME -->` and `<!-- bench: end -->`.
+fn replace_blocks(path: &Path, blocks: &[(&str, String)]) -> Result<()> {
+    let Ok(mut text) = fs::read_to_string(path) else { return Ok(()) };
+    for (name, block) in blocks {
+        text = replaced(&text, name, block).with_context(|| format!("{}: {name}", path.display()))?;
+    }
+    fs::write(path, text)?;
+    Ok(())
+}
+
+fn replaced(text: &str, name: &str, block: &str) -> Result<String> {
+    let begin = format!("<!-- bench: {name} -->\n");
+    let end = "<!-- bench: end -->";
+    let Some((before, rest)) = text.split_once(&begin) else { return Ok(text.to_owned()) };
+    let (_, after) = rest.split_once(end).context("no `<!-- bench: end -->` behind it")?;
+    Ok(format!("{before}{begin}\n{}\n\n{end}{after}", block.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_replaced_and_the_rest_stays() {
+        let text =
+            "a\n<!-- bench: cpu -->\nold\n<!-- bench: end -->\nb\n<!-- bench: race -->\nx\n<!-- bench: end -->\n";
+        let new = replaced(text, "cpu", "new\n").expect("a block");
+        assert_eq!(new, text.replace("old\n", "\nnew\n\n"));
+        assert_eq!(replaced(&new, "cpu", "new").expect("a block"), new);
+        assert_eq!(replaced("no block", "cpu", "new").expect("no block is fine"), "no block");
+        assert!(replaced("<!-- bench: cpu -->\n", "cpu", "new").is_err());
+    }
+}

@@ -1,0 +1,276 @@
+//! The tables, in Markdown.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    correctness::{Cell, LbMode, Shape, Tally},
+    cpu::{Cost, Traffic},
+    latency::Latency,
+    race::Run,
+    scale,
+    statistics::{Spread, quantile},
+    subjects::Subject,
+    variants::Variant,
+};
+
+/// Failures per 10,000 requests as text: no more digits than they deserve.
+pub(super) fn rate(tally: Tally) -> String {
+    match tally {
+        Tally { requests: 0, .. } => "–".to_owned(),
+        Tally { failed: 0, .. } => "0".to_owned(),
+        tally if tally.per_10_000() < 9.95 => format!("{:.1}", tally.per_10_000()),
+        tally => format!("{:.0}", tally.per_10_000()),
+    }
+}
+
+pub(super) fn sum<'a>(cells: impl Iterator<Item = &'a Cell>) -> Tally {
+    cells.fold(Tally::default(), |sum, cell| sum.and(cell.total()))
+}
+
+/// The subjects that have been measured, in order.
+pub(super) fn subjects(cells: &[Cell]) -> Vec<Subject> {
+    Subject::ALL.into_iter().filter(|subject| cells.iter().any(|cell| cell.subject == *subject)).collect()
+}
+
+/// The modes that have been measured, in order.
+pub(super) fn modes(cells: &[Cell]) -> Vec<LbMode> {
+    LbMode::ALL.into_iter().filter(|mode| cells.iter().any(|cell| cell.mode == *mode)).collect()
+}
+
+fn row(cells: impl IntoIterator<Item = String>) -> String {
+    format!("| {} |\n", cells.into_iter().collect::<Vec<_>>().join(" | "))
+}
+
+fn head(names: Vec<String>) -> String {
+    let line = std::iter::once("---".to_owned()).chain((1..names.len()).map(|_| "---:".to_owned()));
+    format!("{}{}", row(names.clone()), row(line))
+}
+
+/// One number a subject and mode: what the picture shows.
+pub(super) fn summary(cells: &[Cell]) -> String {
+    let names = std::iter::once(String::new()).chain(modes(cells).into_iter().map(|mode| mode.label().to_owned()));
+    let mut text = head(names.collect());
+    for subject in subjects(cells) {
+        let of = |mode: LbMode| rate(sum(cells.iter().filter(|cell| cell.subject == subject && cell.mode == mode)));
+        text.push_str(&row(std::iter::once(subject.label().to_owned()).chain(modes(cells).into_iter().map(of))));
+    }
+    text
+}
+
+fn by_cell(cells: &[Cell], value: impl Fn(&Cell) -> String) -> String {
+    let columns: Vec<_> =
+        modes(cells).into_iter().flat_map(|mode| Shape::ALL.into_iter().map(move |shape| (mode, shape))).collect();
+    let title = |(mode, shape): &(LbMode, Shape)| format!("{}, {}", mode.label(), shape.label());
+    let mut text = head(std::iter::once(String::new()).chain(columns.iter().map(title)).collect());
+    for subject in subjects(cells) {
+        let find = |&(mode, shape): &(LbMode, Shape)| {
+            let cell = cells.iter().find(|cell| (cell.subject, cell.mode, cell.shape) == (subject, mode, shape));
+            cell.map_or_else(|| "–".to_owned(), &value)
+        };
+        text.push_str(&row(std::iter::once(subject.label().to_owned()).chain(columns.iter().map(find))));
+    }
+    text
+}
+
+/// Failures by method.
+pub(super) fn failures(cells: &[Cell]) -> String {
+    let mut text = String::new();
+    for method in ["POST", "GET"] {
+        text.push_str(&format!("Failed {method} requests per 10,000:\n\n"));
+        text.push_str(&by_cell(cells, |cell| rate(cell.methods.get(method).copied().unwrap_or_default())));
+        text.push('\n');
+    }
+    let mut sizes: Vec<f64> = cells.iter().map(|cell| cell.total().requests as f64).collect();
+    sizes.sort_by(f64::total_cmp);
+    text.push_str(&format!(
+        "Requests per cell, both methods: {:.0} to {:.0}, median {:.0}.\n\n",
+        quantile(&sizes, 0.0),
+        quantile(&sizes, 1.0),
+        quantile(&sizes, 0.5)
+    ));
+    text
+}
+
+/// Failures by kind.
+pub(super) fn kinds(cells: &[Cell]) -> String {
+    let mut text = "How they fail, as the client sees it (requests, both loads and methods):\n\n".to_owned();
+    let names = std::iter::once(String::new()).chain(modes(cells).into_iter().map(|mode| mode.label().to_owned()));
+    text.push_str(&head(names.collect()));
+    for subject in subjects(cells) {
+        let of = |mode: LbMode| {
+            let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
+            for cell in cells.iter().filter(|cell| cell.subject == subject && cell.mode == mode) {
+                for (kind, count) in &cell.kinds {
+                    *kinds.entry(kind).or_default() += count;
+                }
+            }
+            let words: Vec<_> = kinds.iter().map(|(kind, count)| format!("{count} × {kind}")).collect();
+            if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+        };
+        text.push_str(&row(std::iter::once(subject.label().to_owned()).chain(modes(cells).into_iter().map(of))));
+    }
+    let learnt: Vec<_> = cells
+        .iter()
+        .filter(|cell| cell.subject == Subject::Learning)
+        .map(|cell| {
+            let at =
+                |millis: u64| if millis == 0 { "nothing".to_owned() } else { format!("{:.1} s", millis as f64 / 1e3) };
+            format!(
+                "{}, {}: {} (at the end {}; {} of {} requests failed meanwhile)",
+                cell.mode.label(),
+                cell.shape.label(),
+                at(cell.learnt_ms),
+                at(cell.learnt_at_end_ms),
+                cell.warm_up.failed,
+                cell.warm_up.requests
+            )
+        })
+        .collect();
+    if !learnt.is_empty() {
+        text.push_str(&format!("\nWhat idleguard had learnt before the counted load: {}.\n", learnt.join("; ")));
+    }
+    text
+}
+
+/// Connections opened.
+pub(super) fn connections(cells: &[Cell]) -> String {
+    let mut text = by_cell(cells, |cell| format!("{:.0}", cell.opened_per_1_000()));
+    let ratios: Vec<String> = connection_ratios(cells)
+        .into_iter()
+        .map(|(mode, shape, ratio)| format!("{}, {}: {ratio:.2}", mode.label(), shape.label()))
+        .collect();
+    text.push_str(&format!(
+        "\nidleguard with a known timeout against Envoy's `idle_timeout`: {}.\n",
+        ratios.join("; ")
+    ));
+    text
+}
+
+/// Connections per 1,000 requests of idleguard (known) against Envoy's `idle_timeout`.
+pub(super) fn connection_ratios(cells: &[Cell]) -> Vec<(LbMode, Shape, f64)> {
+    let mut ratios = Vec::new();
+    for mode in modes(cells) {
+        for shape in Shape::ALL {
+            let of = |subject| {
+                let cell = cells.iter().find(|cell| (cell.subject, cell.mode, cell.shape) == (subject, mode, shape));
+                cell.map(Cell::opened_per_1_000)
+            };
+            if let (Some(known), Some(fixed)) = (of(Subject::Known), of(Subject::Static)) {
+                ratios.push((mode, shape, known / fixed.max(f64::MIN_POSITIVE)));
+            }
+        }
+    }
+    ratios
+}
+
+/// The race, summed over its seeds: shape, idleguard or not, tally, opened per 1,000.
+pub(super) fn race_sums(runs: &[Run]) -> Vec<(Shape, bool, Tally, f64)> {
+    let mut sums = Vec::new();
+    for shape in Shape::ALL {
+        for idleguard in [false, true] {
+            let own = runs.iter().filter(|run| run.shape == shape && run.idleguard == idleguard);
+            let (tally, opened) = own.fold((Tally::default(), 0), |(tally, opened), run| {
+                (tally.and(Tally { requests: run.requests, failed: run.failed }), opened + run.opened)
+            });
+            if tally.requests > 0 {
+                sums.push((shape, idleguard, tally, opened as f64 * 1e3 / tally.requests as f64));
+            }
+        }
+    }
+    sums
+}
+
+/// The race.
+pub(super) fn race(runs: &[Run]) -> String {
+    let names = ["", "requests", "failed", "connections per 1,000 requests", "median of a seed's ratios"];
+    let mut text = head(names.map(str::to_owned).into());
+    for (shape, idleguard, tally, opened) in race_sums(runs) {
+        let who = if idleguard { "idleguard, timeout known" } else { "Envoy, idle_timeout" };
+        let ratio = if idleguard { format!("{:.2}", race_ratio(runs, shape).median) } else { "1".to_owned() };
+        let name = format!("{who}, {}", shape.label());
+        text.push_str(&row([
+            name,
+            tally.requests.to_string(),
+            tally.failed.to_string(),
+            format!("{opened:.1}"),
+            ratio,
+        ]));
+    }
+    text
+}
+
+/// Connections of idleguard against Envoy's `idle_timeout`, seed by seed.
+pub(super) fn race_ratio(runs: &[Run], shape: Shape) -> Spread {
+    let of = |idleguard: bool, seed: u64| {
+        let run = runs.iter().find(|run| (run.shape, run.idleguard, run.seed) == (shape, idleguard, seed));
+        run.map(Run::opened_per_1_000)
+    };
+    let seeds = runs.iter().map(|run| run.seed).collect::<std::collections::BTreeSet<_>>();
+    Spread::of(seeds.into_iter().filter_map(|seed| Some(of(true, seed)? / of(false, seed)?)).collect())
+}
+
+fn ratio(spread: Spread) -> String {
+    format!("{:.2} ({:.2} to {:.2})", spread.median, spread.low, spread.high)
+}
+
+/// CPU per request.
+pub(super) fn cpu(costs: &[Cost]) -> String {
+    let mut text = String::new();
+    for traffic in Traffic::ALL {
+        let mut own = costs.iter().filter(|cost| cost.traffic == traffic).peekable();
+        let Some(first) = own.peek() else { continue };
+        text.push_str(&format!("{}, {} rounds:\n\n", capital(traffic.label()), first.rounds));
+        let names = ["", "CPU µs per request", "against plain Envoy", "against the no-op module in the same places"];
+        text.push_str(&head(names.map(str::to_owned).into()));
+        for cost in own {
+            let noop = cost.to_noop.map_or_else(String::new, ratio);
+            let micros = format!("{:.1}", cost.micros.median);
+            text.push_str(&row([cost.variant.label().to_owned(), micros, ratio(cost.ratio), noop]));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+/// Latency.
+pub(super) fn latency(latencies: &[Latency]) -> String {
+    let Some(first) = latencies.first() else { return String::new() };
+    let mut text = format!("{} requests per second, {} rounds:\n\n", first.rate, first.rounds);
+    let names = ["", "p50 µs", "p99 µs", "p50 against plain Envoy", "p99 against plain Envoy"];
+    text.push_str(&head(names.map(str::to_owned).into()));
+    for latency in latencies {
+        let micros = |spread: Spread| format!("{:.0}", spread.median);
+        text.push_str(&row([
+            latency.variant.label().to_owned(),
+            micros(latency.p50_us),
+            micros(latency.p99_us),
+            ratio(latency.p50_ratio),
+            ratio(latency.p99_ratio),
+        ]));
+    }
+    text
+}
+
+/// Memory and idle CPU.
+pub(super) fn scale(loads: &[scale::Load]) -> String {
+    let names =
+        ["open connections", "", "memory per connection", "of that over plain Envoy", "CPU while idle, % of a core"];
+    let mut text = head(names.map(str::to_owned).into());
+    for load in loads {
+        let plain = loads.iter().find(|other| other.variant == Variant::Plain && other.connections == load.connections);
+        let over = plain.map_or(0.0, |plain| load.bytes_per_connection() - plain.bytes_per_connection());
+        text.push_str(&row([
+            load.connections.to_string(),
+            load.variant.label().to_owned(),
+            format!("{:.1} KiB", load.bytes_per_connection() / 1024.0),
+            if load.variant == Variant::Plain { String::new() } else { format!("{:.1} KiB", over / 1024.0) },
+            format!("{:.2}", load.idle_us_per_s / 1e4),
+        ]));
+    }
+    text
+}

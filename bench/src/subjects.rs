@@ -1,0 +1,216 @@
+//! What is compared: proxies between the clients and the load balancer, each as its documentation or an expert would set it.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::Result;
+use clap::ValueEnum;
+use idleguard_harness::{
+    envoy::{Config, Envoy, Options},
+    servers::Server,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// A proxy with one way to treat idle connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    /// Envoy as it comes: idle connections are kept for an hour.
+    Plain,
+    /// Envoy whose operator knows the timeout: `idle_timeout` at 90 % of it, and one retry of GET after a reset.
+    Static,
+    /// HAProxy as it comes: `http-reuse safe`, `pool-purge-delay 5s`.
+    Haproxy,
+    /// HAProxy with `pool-purge-delay` at a sixth of the timeout, and retries of GET after an empty response.
+    HaproxyTuned,
+    /// nginx as it comes (before 1.29.7): a new connection for each request.
+    Nginx,
+    /// nginx with the `keepalive` of its documentation, which keeps idle connections for 60 s.
+    NginxKeepalive,
+    /// The same with `keepalive_timeout` at 90 % of the load balancer's.
+    NginxTuned,
+    /// idleguard, told the timeout.
+    Known,
+    /// idleguard, told nothing.
+    Learning,
+}
+
+impl Subject {
+    /// All, in the order of tables and pictures.
+    pub const ALL: [Self; 9] = [
+        Self::Plain,
+        Self::Haproxy,
+        Self::HaproxyTuned,
+        Self::Nginx,
+        Self::NginxKeepalive,
+        Self::NginxTuned,
+        Self::Static,
+        Self::Known,
+        Self::Learning,
+    ];
+
+    /// As tables and pictures call it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Plain => "Envoy, as it comes",
+            Self::Static => "Envoy, idle_timeout known",
+            Self::Haproxy => "HAProxy, as it comes",
+            Self::HaproxyTuned => "HAProxy, tuned",
+            Self::Nginx => "nginx, as it comes",
+            Self::NginxKeepalive => "nginx, keepalive",
+            Self::NginxTuned => "nginx, timeout known",
+            Self::Known => "idleguard, timeout known",
+            Self::Learning => "idleguard, learning",
+        }
+    }
+
+    /// Starts it in front of a load balancer.
+    pub async fn start(self, lb: SocketAddr, terms: Terms) -> Result<Running> {
+        let limit = (terms.timeout * 9 / 10).as_millis();
+        Ok(match self {
+            Self::Haproxy => Running::Server(haproxy(format!(" server lb {lb}\n")).await?),
+            Self::HaproxyTuned => {
+                let purge = (terms.timeout / 6).as_millis();
+                let backend = format!(
+                    " retries 3\n retry-on conn-failure empty-response\n \
+                     http-request disable-l7-retry unless METH_GET\n server lb {lb} pool-purge-delay {purge}ms\n"
+                );
+                Running::Server(haproxy(backend).await?)
+            }
+            Self::Nginx => Running::Server(nginx(lb, None).await?),
+            Self::NginxKeepalive => Running::Server(nginx(lb, Some(String::new())).await?),
+            Self::NginxTuned => Running::Server(nginx(lb, Some(format!("keepalive_timeout {limit}ms;"))).await?),
+            Self::Plain | Self::Static | Self::Known | Self::Learning => {
+                let config = self.envoy(terms)?.upstream(lb);
+                let options = Options { start_within: Duration::from_secs(120), ..Options::default() };
+                Running::Envoy(Envoy::start(&config, options).await?)
+            }
+        })
+    }
+
+    fn envoy(self, terms: Terms) -> Result<Config> {
+        let config = Config::project()?.free_ports();
+        let route = "static_resources/listeners/ingress/filter_chains/0/filters/http/typed_config/route_config/\
+                     virtual_hosts/all/routes/0/route";
+        let config = config.set(&format!("{route}/timeout"), seconds(ANSWER_WITHIN));
+        Ok(match self {
+            Self::Static => config
+                .without_idleguard()
+                .envoy_idle_timeout("payments", &seconds(terms.timeout * 9 / 10))
+                .set(&format!("{route}/retry_policy"), retry_get()),
+            Self::Known => policy(config, &json!({ "lb_idle_timeout": millis(terms.timeout) })),
+            Self::Learning => {
+                let mut told = json!({ "initial_limit": millis(terms.initial_limit) });
+                if terms.probe {
+                    told["probe"] = json!({ "path": "/healthz" });
+                }
+                policy(config, &told)
+            }
+            _ => config.without_idleguard(),
+        })
+    }
+}
+
+/// What a subject is told, and what it isn't.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// The load balancer's idle timeout.
+    pub timeout: Duration,
+    /// Where learning begins.
+    pub initial_limit: Duration,
+    /// Learning may ask.
+    pub probe: bool,
+}
+
+/// How long every proxy waits for a response.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// A subject that runs.
+#[derive(Debug)]
+pub enum Running {
+    /// An Envoy.
+    Envoy(Envoy),
+    /// HAProxy or nginx.
+    Server(Server),
+}
+
+impl Running {
+    /// Where clients connect to.
+    pub fn address(&self) -> SocketAddr {
+        match self {
+            Self::Envoy(envoy) => envoy.ingress(),
+            Self::Server(server) => server.address(),
+        }
+    }
+
+    /// The idle timeout that idleguard has learnt, in milliseconds; 0 while it has not.
+    pub async fn learnt(&self) -> u64 {
+        match self {
+            Self::Envoy(envoy) => {
+                envoy.stat("wasmcustom.idleguard.destination.payments.learned_lb_idle_timeout_ms").await.unwrap_or(0)
+            }
+            Self::Server(_) => 0,
+        }
+    }
+}
+
+/// The same policy in both filters.
+pub fn policy(config: Config, policy: &Value) -> Config {
+    config
+        .edit_http_filter(|http| http["destinations"]["payments"] = policy.clone())
+        .edit_connection_filter(|connection| connection["policy"] = policy.clone())
+}
+
+fn retry_get() -> Value {
+    json!({
+        "retry_on": "connect-failure,reset",
+        "num_retries": 1,
+        "retriable_request_headers": [{ "name": ":method", "string_match": { "exact": "GET" } }],
+    })
+}
+
+async fn haproxy(backend: String) -> Result<Server> {
+    let answer = ANSWER_WITHIN.as_millis();
+    Server::haproxy_with(move |port| {
+        format!(
+            "global\n maxconn 4096\n nbthread 1\n\
+             defaults\n mode http\n timeout client 3600s\n timeout connect 5s\n timeout server {answer}ms\n\
+             frontend ingress\n bind 127.0.0.1:{port}\n default_backend payments\n\
+             backend payments\n{backend}"
+        )
+    })
+    .await
+}
+
+async fn nginx(lb: SocketAddr, keepalive: Option<String>) -> Result<Server> {
+    let answer = ANSWER_WITHIN.as_millis();
+    let pool = keepalive.as_ref().map_or_else(String::new, |more| format!("keepalive 64; {more}"));
+    let reuse = keepalive.as_ref().map_or("", |_| "proxy_http_version 1.1; proxy_set_header Connection \"\";");
+    Server::nginx_with(move |port| {
+        format!(
+            "daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log stderr crit;
+            events {{ worker_connections 2048; }}
+            http {{
+                access_log off; keepalive_timeout 3600s; keepalive_requests 1000000;
+                client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
+                uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+                upstream payments {{ server {lb}; {pool} }}
+                server {{
+                    listen 127.0.0.1:{port};
+                    location / {{ proxy_pass http://payments; proxy_read_timeout {answer}ms; {reuse} }}
+                }}
+            }}"
+        )
+    })
+    .await
+}
+
+/// A duration as Envoy's own configuration writes it.
+fn seconds(duration: Duration) -> String {
+    format!("{:.3}s", duration.as_secs_f64())
+}
+
+/// A duration as idleguard's configuration writes it.
+pub fn millis(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
+}

@@ -210,8 +210,8 @@ impl<'a> Tree<'a> {
     }
 
     fn node(&mut self, event: Event<'a>, span: Span) -> Result<Node> {
-        let start = self.byte(span.start.index());
-        let place = Place { line: span.start.line(), column: span.start.col() + 1 };
+        let mut start = self.byte(span.start.index());
+        let mut place = Place { line: span.start.line(), column: span.start.col() + 1 };
         let mut end = self.trimmed(start, self.byte(span.end.index()));
         let mut flow = false;
         let (anchor, kind) = match event {
@@ -219,15 +219,28 @@ impl<'a> Tree<'a> {
                 let target = self.anchors.get(&anchor).context("an alias of something that is not complete")?;
                 return Ok(Node { start, end, place, alias: true, ..target.clone() });
             }
-            Event::Scalar(text, style, anchor, tag) => (anchor, Kind::Scalar(scalar(&text, style, tag.as_deref()))),
-            Event::SequenceStart(anchor, _) => {
+            Event::Scalar(text, style, anchor, tag) => {
+                match style {
+                    ScalarStyle::Literal | ScalarStyle::Folded => start = self.block_header(start).unwrap_or(start),
+                    // Of nothing behind `key:` the place is that of the colon.
+                    _ if start == end && self.text.get(start..).is_some_and(|rest| rest.starts_with(':')) => {
+                        start += 1;
+                    }
+                    _ => {}
+                }
+                (anchor, Kind::Scalar(scalar(&text, style, tag.as_deref())))
+            }
+            Event::SequenceStart(anchor, tag) => {
+                if anchor > 0 || tag.is_some() {
+                    (start, place) = self.behind_properties(start, place);
+                }
                 flow = self.text.get(start..).is_some_and(|rest| rest.starts_with('['));
                 let mut items = Vec::new();
                 loop {
                     let (event, span) = self.next()?.context("the file ends in a list")?;
                     if event == Event::SequenceEnd {
                         end = if flow {
-                            self.byte(span.end.index())
+                            self.byte(span.start.index()) + 1 // the span's end is behind the blanks
                         } else {
                             items.last().map_or(end, |last: &Node| last.end)
                         };
@@ -235,16 +248,26 @@ impl<'a> Tree<'a> {
                     }
                     items.push(self.node(event, span)?);
                 }
+                if !flow && !self.starts_with_dash(start, items.first()) {
+                    // No deeper than its key: then the parser tells the place behind the dash.
+                    let line = self.line_start(start);
+                    let blanks = self.text.get(line..start).map_or(0, edit::indentation);
+                    start = line + blanks;
+                    place.column = blanks + 1;
+                }
                 (anchor, Kind::List(items))
             }
-            Event::MappingStart(anchor, _) => {
+            Event::MappingStart(anchor, tag) => {
+                if anchor > 0 || tag.is_some() {
+                    (start, place) = self.behind_properties(start, place);
+                }
                 flow = self.text.get(start..).is_some_and(|rest| rest.starts_with('{'));
                 let mut entries: Vec<(Node, Node)> = Vec::new();
                 loop {
                     let (event, span) = self.next()?.context("the file ends in a mapping")?;
                     if event == Event::MappingEnd {
                         end = if flow {
-                            self.byte(span.end.index())
+                            self.byte(span.start.index()) + 1
                         } else {
                             entries.last().map_or(end, |(_, last)| last.end)
                         };
@@ -282,6 +305,49 @@ impl<'a> Tree<'a> {
             bail!("line {line}: the key {name} is there twice");
         }
         Ok(())
+    }
+
+    fn line_start(&self, at: usize) -> usize {
+        self.text.get(..at).and_then(|before| before.rfind('\n')).map_or(0, |found| found + 1)
+    }
+
+    /// The place of the node whose anchor or tag begins here.
+    fn behind_properties(&self, start: usize, place: Place) -> (usize, Place) {
+        let mut rest = self.text.get(start..).unwrap_or_default().trim_start();
+        while let Some(first @ ('&' | '!' | '#')) = rest.chars().next() {
+            let is_within = |c: char| if first == '#' { c != '\n' } else { !c.is_whitespace() };
+            rest = rest.trim_start_matches(is_within).trim_start();
+        }
+        let at = self.text.len() - rest.len();
+        let between = self.text.get(start..at).unwrap_or_default();
+        match between.rsplit_once('\n') {
+            Some((above, blanks)) => {
+                let line = place.line + above.matches('\n').count() + 1;
+                (at, Place { line, column: blanks.chars().count() + 1 })
+            }
+            None => (at, Place { column: place.column + between.chars().count(), ..place }),
+        }
+    }
+
+    /// Whether a block list's first dash is here, and not that of a list in its first item.
+    fn starts_with_dash(&self, start: usize, first: Option<&Node>) -> bool {
+        let rest = self.text.get(start..).unwrap_or_default();
+        let is_dash = rest.strip_prefix('-').is_some_and(|rest| !rest.starts_with(|c: char| !c.is_whitespace()));
+        is_dash && first.is_none_or(|first| first.start > start)
+    }
+
+    /// Where the `|` or `>` of the block scalar stands whose text begins at `content`.
+    fn block_header(&self, content: usize) -> Option<usize> {
+        let end = self.text.get(..content)?.trim_end().len();
+        let line_start = self.line_start(end);
+        let line = self.text.get(line_start..end)?;
+        let found = line.match_indices(['|', '>']).find(|(at, header)| {
+            let rest = line.get(at + header.len()..).unwrap_or_default();
+            let rest = rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '+' || c == '-');
+            let is_free = line.get(..*at).is_some_and(|before| before.is_empty() || before.ends_with([' ', '\t']));
+            is_free && (rest.is_empty() || rest.starts_with([' ', '\t']) && rest.trim_start().starts_with('#'))
+        })?;
+        Some(line_start + found.0)
     }
 
     /// `end` without the blanks before it, which the parser counts to a block scalar.

@@ -208,10 +208,13 @@ impl Document {
                 let (parent, _) = path.split_last().context("no parent")?;
                 let blank = " ".repeat(self.node(&parent)?.place.column + 1);
                 let lines: String = text.lines().map(|line| format!("\n{blank}{line}")).collect();
-                format!("|{lines}")
+                let header = self.text.get(node.start..node.end).and_then(|old| old.lines().next()).unwrap_or_default();
+                let comment = if header.starts_with(['|', '>']) { header.split_once(" #") } else { None };
+                format!("|{}{lines}", comment.map(|(_, comment)| format!(" #{comment}")).unwrap_or_default())
             }
             other => flow(other),
         };
+        let text = if node.start == node.end { format!(" {text}") } else { text }; // behind `key:`
         self.spliced(node.start, node.end, &text)
     }
 
@@ -333,7 +336,7 @@ impl Node {
     }
 }
 
-fn indentation(line: &str) -> usize {
+pub(super) fn indentation(line: &str) -> usize {
     line.len() - line.trim_start_matches(' ').len()
 }
 
@@ -456,6 +459,60 @@ list:                # what it is
         });
         let expected = "a:\n  value: |\n    {\n      \"y\": 2\n    }\n  # about the next\n  b: '{\"z\": 1}'\nc: 1\n";
         assert_eq!((edited.text(), edited.comments_lost()), (expected, None));
+    }
+
+    /// Whatever is put in where, the text is edited in place, and every comment stays.
+    #[test]
+    fn every_style_of_list_and_value_is_edited_in_place() {
+        let lists = [
+            "k:\n- a: 1 # one\n# two\n- b\n# end\nz: 1\n",
+            "k:\n  - a: 1 # one\n  # two\n  - b\n# end\nz: 1\n",
+            "k: # of lists\n- - x # deep\n  - y\n- - z\n# end\n",
+            "k:\n-\n  # first\n  a: 1\n- # second\n  b: 2\nz: 1\n",
+            "k:\n- # first\n  a: 1\n- |\n  text\n\n\n# end\nz: 1\n",
+            "k:\n\n# above\n- > # folded\n  a\n  b\n- -1\n",
+            "k: [1, {a: b}, 'x'] # flow\nz: 1\n",
+            "k: [1,\n  2, # one\n  2  # two\n] # flow\nz: 1\n",
+            "k: &anchor\n- 1 # one\n- 2\n",
+            "k: &anchor # anchored\n\n  - &item\n    a: 1 # one\n  - 2\n",
+            "k: &anchor [1] # one\n",
+            "k:\n- &item\n  a: &map { b: 1 } # one\n- 2\n",
+            "k:\n-   a: 1\n    b: |\n\n      text\n    # end of a\n-   c: 1\n",
+            "k:\r\n- a: 1 # one\r\n- b\r\nz: 1\r\n",
+        ];
+        let count = |text: &str| text.matches('#').count();
+        for text in lists {
+            for at in 0..3 {
+                let edited = edited(text, |document| {
+                    document.insert_item(&Path::of("k"), at, "# new\nx: 1\ny: [2]").unwrap();
+                });
+                assert_eq!(edited.comments_lost(), None, "{at} in\n{text}");
+                let flow = text.contains("[1");
+                assert_eq!(count(edited.text()), count(text) + usize::from(!flow), "{at}: {}", edited.text());
+            }
+        }
+        for text in [
+            "k: # none\nz: 1\n",
+            "k: 1 # one\nz: 1\n",
+            "k: | # json\n  {\n    }\n# end\n",
+            "k: |-\n\n  x # no comment\n\n  y\n\n# end\nz: 1",
+            "k: >2 # two\n   x\nz: 1",
+            "k: 'it''s' # quoted",
+            "k: \"a\\\n  b\" # two lines\nz: 1\n",
+            "k: plain\n  in two lines\n# end\nz: 1\n",
+            "k: &anchor x # anchored\nz: 1\n",
+            "{ k: 1, # one\n  z: 2 }\n",
+        ] {
+            for new in ["x", "two\nlines\n", "a: #b"] {
+                let edited = edited(text, |document| document.set(&Path::of("k"), new).unwrap());
+                assert_eq!(edited.comments_lost(), None, "{new:?} in\n{text}");
+                assert_eq!(edited.value()["k"], new, "{text}");
+                assert!(text.lines().filter(|line| line.contains("# ")).all(|line| {
+                    line.contains("no comment") || line.contains("json") && !new.ends_with('\n') || line.contains("two") && !new.ends_with('\n')
+                        || edited.text().contains(line.split_once("# ").unwrap().1)
+                }), "{}", edited.text());
+            }
+        }
     }
 
     #[test]

@@ -222,6 +222,9 @@ impl<'a> Tree<'a> {
             Event::Scalar(text, style, anchor, tag) => {
                 match style {
                     ScalarStyle::Literal | ScalarStyle::Folded => start = self.block_header(start).unwrap_or(start),
+                    ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => {
+                        end = self.closing_quote(self.behind_properties(start, place).0).unwrap_or(end);
+                    }
                     // Of nothing behind `key:` the place is that of the colon.
                     _ if start == end && self.text.get(start..).is_some_and(|rest| rest.starts_with(':')) => {
                         start += 1;
@@ -334,6 +337,24 @@ impl<'a> Tree<'a> {
         let rest = self.text.get(start..).unwrap_or_default();
         let is_dash = rest.strip_prefix('-').is_some_and(|rest| !rest.starts_with(|c: char| !c.is_whitespace()));
         is_dash && first.is_none_or(|first| first.start > start)
+    }
+
+    /// The place behind the quote that ends what this one begins; the parser tells that of the next token.
+    fn closing_quote(&self, opening: usize) -> Option<usize> {
+        let mut rest = self.text.get(opening..)?.char_indices();
+        let (_, quote) = rest.next()?;
+        let mut is_escaped = false;
+        while let Some((at, c)) = rest.next() {
+            match c {
+                _ if is_escaped => is_escaped = false,
+                '\\' if quote == '"' => is_escaped = true,
+                // A doubled quote is one in the text.
+                '\'' if quote == c && rest.as_str().starts_with(c) => is_escaped = true,
+                _ if c == quote => return Some(opening + at + c.len_utf8()),
+                _ => {}
+            }
+        }
+        None
     }
 
     /// Where the `|` or `>` of the block scalar stands whose text begins at `content`.

@@ -141,7 +141,10 @@ impl Document {
         *self = match edited {
             Ok(document) if document.value == value => Self { comments_lost: lost, ..document },
             other => {
-                let reason = other.map_or_else(|error| format!("{error:#}"), |_| "an alias is in the way".to_owned());
+                let reason = other.map_or_else(
+                    |error| format!("{error:#}"),
+                    |_| "an alias, or a style that can't be edited in place".to_owned(),
+                );
                 let text = emit::yaml(&value) + "\n";
                 Self { comments_lost: lost.or(Some(reason)), ..Self::read(text, Format::Yaml)? }
             }
@@ -203,19 +206,25 @@ impl Document {
     fn text_with_value(&self, path: &Path, new: &Value) -> Result<String> {
         let node = self.node(path)?;
         let in_flow = path.split_last().is_some_and(|(parent, _)| self.node(&parent).is_ok_and(|parent| parent.flow));
-        let text = match new {
+        let old = self.text.get(node.start..node.end).unwrap_or_default();
+        let blank = if old.is_empty() { " " } else { "" }; // of nothing, the place is behind `key:`
+        match new {
             Value::String(text) if text.ends_with('\n') && !in_flow => {
+                // The comment in the line stays there, which a block's text is below.
+                let (end, comment) = if old.starts_with(['|', '>']) {
+                    (node.end, old.lines().next().and_then(|header| header.split_once(" #")))
+                } else {
+                    let rest = self.text.get(node.end..self.behind_line(node.end)).unwrap_or_default();
+                    (node.end + rest.trim_end().len(), rest.trim_end().split_once(" #"))
+                };
+                let comment = comment.map(|(_, comment)| format!(" #{comment}")).unwrap_or_default();
                 let (parent, _) = path.split_last().context("no parent")?;
-                let blank = " ".repeat(self.node(&parent)?.place.column + 1);
-                let lines: String = text.lines().map(|line| format!("\n{blank}{line}")).collect();
-                let header = self.text.get(node.start..node.end).and_then(|old| old.lines().next()).unwrap_or_default();
-                let comment = if header.starts_with(['|', '>']) { header.split_once(" #") } else { None };
-                format!("|{}{lines}", comment.map(|(_, comment)| format!(" #{comment}")).unwrap_or_default())
+                let indent = " ".repeat(self.node(&parent)?.place.column + 1);
+                let lines: String = text.lines().map(|line| format!("\n{indent}{line}")).collect();
+                self.spliced(node.start, end, &format!("{blank}|{comment}{lines}"))
             }
-            other => flow(other),
-        };
-        let text = if node.start == node.end { format!(" {text}") } else { text }; // behind `key:`
-        self.spliced(node.start, node.end, &text)
+            other => self.spliced(node.start, node.end, &format!("{blank}{}", flow(other))),
+        }
     }
 
     fn text_without(&self, map: &Path, key: &str) -> Result<String> {
@@ -507,10 +516,16 @@ list:                # what it is
                 let edited = edited(text, |document| document.set(&Path::of("k"), new).unwrap());
                 assert_eq!(edited.comments_lost(), None, "{new:?} in\n{text}");
                 assert_eq!(edited.value()["k"], new, "{text}");
-                assert!(text.lines().filter(|line| line.contains("# ")).all(|line| {
-                    line.contains("no comment") || line.contains("json") && !new.ends_with('\n') || line.contains("two") && !new.ends_with('\n')
+                assert!(
+                    text.lines().filter(|line| line.contains("# ")).all(|line| {
+                        line.contains("no comment")
+                        // The comment of a block's header goes with the block.
+                        || !new.ends_with('\n') && (line.starts_with("k: |") || line.starts_with("k: >"))
                         || edited.text().contains(line.split_once("# ").unwrap().1)
-                }), "{}", edited.text());
+                    }),
+                    "{}",
+                    edited.text()
+                );
             }
         }
     }

@@ -140,6 +140,11 @@ impl<'a> Setup<'a> {
         self.guards.iter().any(|guard| guard.config.destination == destination)
     }
 
+    /// Whether a filter within is idleguard's with a configuration that it refuses, which is a finding of its own.
+    fn has_refused(&self, within: &Path) -> bool {
+        self.plugins.iter().any(|plugin| plugin.checked.is_err() && plugin.path.is_within(within))
+    }
+
     /// Whether parts of the configuration come from elsewhere, so that what isn't here may be there.
     fn has_dynamic(&self, keys: &str) -> bool {
         Path::of("dynamic_resources").keys(keys).get(self.root).is_some()

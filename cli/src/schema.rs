@@ -36,6 +36,9 @@ enum Configuration {
         /// What holds for its connections.
         #[schemars(default, with = "Policy", skip_serializing_if = "Option::is_none")]
         policy: Option<Policy>,
+        /// How many connections one worker tracks, those of other destinations included. Further ones pass unguarded.
+        #[schemars(default = "max_tracked")]
+        max_tracked_connections: Count,
     },
 }
 
@@ -52,7 +55,7 @@ struct Policy {
     /// How long a connection is watched to learn the timeout. From 100ms to 168h.
     #[schemars(default = "sentinel_max")]
     sentinel_max: Positive,
-    /// Reserved: this version sends no probes, and says so at start.
+    /// A request with which the timeout is found out where the far end forgets silently; with "learn" only.
     #[schemars(default, with = "Probe", skip_serializing_if = "Option::is_none")]
     probe: Option<Probe>,
     /// Taken off the timeout: a percentage below 50%, or a duration below half of `lb_idle_timeout`.
@@ -167,6 +170,14 @@ texts! {
 /// A number of proxies.
 #[derive(JsonSchema)]
 struct Hops(#[schemars(range(min = 1, max = 4_294_967_295_u32))] u32);
+
+/// A number of connections.
+#[derive(JsonSchema, Serialize)]
+struct Count(#[schemars(range(min = 1, max = 4_294_967_295_u32))] u32);
+
+fn max_tracked() -> Count {
+    Count(100_000)
+}
 
 fn learn() -> Timeout {
     Timeout("learn".to_owned())

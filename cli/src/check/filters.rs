@@ -77,7 +77,8 @@ fn destination(setup: &Setup<'_>, guard: &Guard<'_>, findings: &mut Findings<'_>
     for hcm in setup.hcms {
         let routes = clusters.iter().any(|cluster| hcm.routes_to(setup.root, cluster) == Some(true));
         let mut own = setup.http_filters.iter().filter(|filter| filter.plugin.path.is_within(&hcm.path));
-        if routes && !hcm.has_discovered_filter() && !own.any(|filter| filter.policy(name).is_some()) {
+        let is_hidden = hcm.has_discovered_filter() || setup.has_refused(&hcm.path);
+        if routes && !is_hidden && !own.any(|filter| filter.policy(name).is_some()) {
             let what = format!(
                 "a route leads to {name:?}, whose connections are guarded, but no HTTP filter here has a policy for it"
             );
@@ -106,12 +107,17 @@ fn policies(setup: &Setup<'_>, filter: &HttpFilter<'_>, findings: &mut Findings<
         named.extend(routed.into_iter().filter(|name| !filter.config.destinations.iter().any(|(own, _)| own == name)));
     }
     for name in named {
-        if bootstrap::cluster(setup.root, name).is_none() {
+        let Some((_, cluster)) = bootstrap::cluster(setup.root, name) else {
             if filter.hcm.is_some() && !setup.has_dynamic("cds_config") && !setup.has_dynamic("ads_config") {
                 findings.add(&UNKNOWN_DESTINATION, &path, format!("there is no cluster {name:?}"));
             }
-        } else if !setup.is_guarded(name) {
-            if filter.hcm.is_some() && !divides_pool(filter) && !setup.has_dynamic("lds_config") {
+            continue;
+        };
+        if !setup.is_guarded(name) {
+            let listener = bootstrap::internal_listener_of(cluster);
+            let guard = listener.and_then(|listener| bootstrap::listener(setup.root, listener));
+            let is_hidden = guard.is_some_and(|(path, _)| setup.has_refused(&path)) || setup.has_dynamic("lds_config");
+            if filter.hcm.is_some() && !divides_pool(filter) && !is_hidden {
                 findings.add(&UNGUARDED_DESTINATION, &path, format!("nothing guards the connections of {name:?}"));
             }
         } else {

@@ -60,8 +60,8 @@ filter_chains:
       \"@type\": type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm
       config:
         name: {plugin}
-        # If the filter fails, connections go on unguarded: they are no worse than without idleguard.
-        failure_policy: FAIL_OPEN
+        # As the HTTP filter's: both live and die with the same VM.
+        failure_policy: FAIL_RELOAD
         # The same VM as the HTTP filter's, so that they share what they know: equal vm_id, code and VM configuration.
         vm_config:
           {vm}
@@ -151,14 +151,12 @@ fn http_filter(root: &Value, hcm: &Hcm<'_>) -> Result<Option<Path>> {
 fn insert_http_filter(document: &mut Document, hcm: &Path, request: &Request) -> Result<()> {
     let vm = vm_config(document.value(), request);
     let mut configuration = json!({ "filter": "http", "destinations": { (request.cluster.clone()): policy(request) } });
-    let (comment, failure) = match &request.trusted_proxies {
-        None => ("If the filter fails, requests pass: they are no worse than without idleguard.", "FAIL_OPEN"),
+    let comment = match &request.trusted_proxies {
+        None => "If the filter's VM ends, requests fail, and a second later there is a new one.",
         Some(proxies) => {
             merge(&mut configuration, &["client_ip"], &json!({ "trusted_proxies": proxies }));
-            (
-                "If the filter fails, requests fail: letting them pass would let clients choose their own address.",
-                "FAIL_CLOSED",
-            )
+            "If the filter's VM ends, requests fail, and a second later there is a new one. Letting them pass would let\n    \
+             # clients choose their own address."
         }
     };
     let snippet = format!(
@@ -170,7 +168,7 @@ typed_config:
   config:
     name: idleguard
     # {comment}
-    failure_policy: {failure}
+    failure_policy: FAIL_RELOAD
     vm_config:
       {vm}
     configuration:
@@ -195,7 +193,7 @@ fn update_http_filter(document: &mut Document, plugin: &Path, request: &Request)
     })?;
     let failure = plugin.keys("config.failure_policy");
     if request.trusted_proxies.is_some() && failure.get(document.value()).is_some_and(|old| old == "FAIL_OPEN") {
-        document.set(&failure, "FAIL_CLOSED")?;
+        document.set(&failure, "FAIL_RELOAD")?; // closed meanwhile: nobody chooses his own address
     }
     Ok(())
 }

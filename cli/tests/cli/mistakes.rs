@@ -40,6 +40,11 @@ fn a_configuration_is_judged_in_the_filters_own_words_wherever_it_stands() {
     assert_eq!(finding.what, "destinations.payments.retry_stale: \"always\" is not allowed: \"idempotent\" or \"off\"");
     assert_eq!(finding.path, "resources[0].typed_config.config.configuration");
 
+    // The HTTP filter's alone, no second finding that the route has none.
+    let refused = read("fine.yaml").replace("\"destinations\"", "\"destination\"");
+    let ids: Vec<&str> = findings(&refused).iter().map(|finding| finding.id).collect();
+    assert_eq!(ids, ["invalid-configuration"]);
+
     let connection = read("fine.yaml").replace("filter: connection", "filter: tcp");
     let found = findings(&connection);
     let told = found.iter().find(|finding| finding.id == "invalid-configuration").expect("a finding");

@@ -84,6 +84,7 @@ fn schema_and_parser_agree() {
         json!({"filter": "http", "advertise_keep_alive": "55s"}),
         json!({"filter": "connection", "destination": "x"}),
         json!({"filter": "connection", "destination": "**"}),
+        json!({"filter": "connection", "destination": "x", "max_tracked_connections": 1}),
         policy(&json!({})),
         policy(&json!({"lb_idle_timeout": "learn", "initial_limit": "750ms", "sentinel_max": "1h"})),
         policy(&json!({"lb_idle_timeout": "4m", "margin": "0s"})),
@@ -110,6 +111,9 @@ fn schema_and_parser_agree() {
         json!({"filter": "connection", "destination": ""}),
         json!({"filter": "connection", "destination": "*"}),
         json!({"filter": "connection", "destination": 1}),
+        json!({"filter": "connection", "destination": "x", "max_tracked_connections": 0}),
+        json!({"filter": "connection", "destination": "x", "max_tracked_connections": "1"}),
+        json!({"filter": "http", "max_tracked_connections": 1}),
         policy(&json!({"lb_idle_timeout": 60})),
         policy(&json!({"lb_idle_timeout": "60"})),
         policy(&json!({"lb_idle_timeout": "0s"})),
@@ -179,4 +183,8 @@ fn defaults_are_the_parsers() {
         };
         assert_eq!(read(&Value::Object(defaults)), read(&json!({})), "{definition}");
     }
+    let most = &schema["oneOf"][1]["properties"]["max_tracked_connections"]["default"];
+    let connection = config::parse(br#"{"filter": "connection", "destination": "x"}"#).expect("accepted").config;
+    let config::Config::Connection(connection) = connection else { panic!("another filter") };
+    assert_eq!(most, connection.max_tracked);
 }

@@ -49,6 +49,12 @@ reproducible: build ## builds a clean clone in another folder: is its idleguard.
 wasm-only:
 	@$(BUILD_WASM)
 
+.PHONY: cli
+cli: ## builds the native tool idleguard (inject, check, schema, explain) and says where it is
+	@command -v cargo >/dev/null || { echo "Rust is missing: see https://rustup.rs" >&2; exit 1; }
+	@cargo build --locked --release -p idleguard-cli
+	@echo "$(abspath $(CARGO_TARGET_DIR))/release/idleguard"
+
 .PHONY: target-installed
 target-installed:
 	@command -v cargo >/dev/null || { echo "Rust is missing: see https://rustup.rs" >&2; exit 1; }

@@ -1,0 +1,460 @@
+//! A configuration file: its text, what it says, and where.
+//!
+//! YAML is read as Envoy reads it: what `yes` or `012` means, that a key tagged `!ignore` counts for nothing, and that
+//! there are no merge keys. Edits change the text where they must and nowhere else, so comments, order and style stay; each is
+//! checked by reading the result. A text that can't be edited so (an alias stands where something must change) is written
+//! anew, without its comments, and [`Document::comments_lost`] says so.
+
+mod edit;
+mod emit;
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result, bail};
+use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
+use serde_json::{Map, Value};
+
+pub use self::{edit::Spot, emit::yaml};
+use crate::path::{Path, Step};
+
+/// A configuration file.
+#[derive(Clone, Debug)]
+pub struct Document {
+    text: String,
+    format: Format,
+    value: Value,
+    root: Option<Node>,
+    comments_lost: Option<String>,
+}
+
+/// What a file is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// JSON, which stays JSON.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+/// A place in a file, both counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The line.
+    pub line: usize,
+    /// The column, in characters.
+    pub column: usize,
+}
+
+/// A node of the YAML tree, with the bytes it takes in the text.
+#[derive(Clone, Debug)]
+struct Node {
+    start: usize,
+    /// Behind its last byte that is no blank.
+    end: usize,
+    place: Place,
+    kind: Kind,
+    flow: bool,
+    /// It was written elsewhere.
+    alias: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Scalar(Value),
+    List(Vec<Node>),
+    Map(Vec<(Node, Node)>),
+}
+
+impl Document {
+    /// Reads YAML or JSON.
+    ///
+    /// # Errors
+    /// If it is neither, or uses what Envoy does not read.
+    pub fn parse(text: &str) -> Result<Self> {
+        let is_json = text.trim_start().starts_with('{') && serde_json::from_str::<Value>(text).is_ok();
+        let format = if is_json { Format::Json } else { Format::Yaml };
+        Self::read(text.to_owned(), format)
+    }
+
+    fn read(text: String, format: Format) -> Result<Self> {
+        let (value, root) = match format {
+            // The places are for messages only.
+            Format::Json => (serde_json::from_str(&text)?, parse_tree(&text).ok()),
+            Format::Yaml => {
+                let root = parse_tree(&text)?;
+                (root.value(), Some(root))
+            }
+        };
+        if !value.is_object() {
+            bail!("a mapping is wanted at the top, such as an Envoy bootstrap with `static_resources`");
+        }
+        Ok(Self { text, format, value, root, comments_lost: None })
+    }
+
+    /// The text as it stands now.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What it says.
+    pub fn value(&self) -> &Value {
+        &self.value
+    }
+
+    /// YAML or JSON.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Why the text had to be written anew, if it had to.
+    pub fn comments_lost(&self) -> Option<&str> {
+        self.comments_lost.as_deref()
+    }
+
+    /// Where a node, or its nearest parent that exists, stands in the text.
+    pub fn place(&self, path: &Path) -> Option<Place> {
+        let mut node = self.root.as_ref()?;
+        let mut place = node.place;
+        for step in &path.0 {
+            let Some((key, child)) = node.child(step) else { break };
+            place = key.map_or(child.place, |key| key.place);
+            node = child;
+        }
+        Some(place)
+    }
+
+    fn node(&self, path: &Path) -> Result<&Node> {
+        let root = self.root.as_ref().context("no tree")?;
+        path.0.iter().try_fold(root, |node, step| {
+            let (_, child) = node.child(step).with_context(|| format!("nothing at {path}"))?;
+            if child.alias { bail!("{path} is written as an alias") } else { Ok(child) }
+        })
+    }
+}
+
+impl Node {
+    /// The child and, in a mapping, its key.
+    fn child(&self, step: &Step) -> Option<(Option<&Self>, &Self)> {
+        match (&self.kind, step) {
+            (Kind::List(items), Step::Index(index)) => items.get(*index).map(|item| (None, item)),
+            (Kind::Map(entries), Step::Key(wanted)) => entries
+                .iter()
+                .find(|(key, _)| matches!(&key.kind, Kind::Scalar(name) if name_of(name) == *wanted))
+                .map(|(key, value)| (Some(key), value)),
+            _ => None,
+        }
+    }
+
+    fn value(&self) -> Value {
+        match &self.kind {
+            Kind::Scalar(value) => value.clone(),
+            Kind::List(items) => items.iter().map(Self::value).collect(),
+            Kind::Map(entries) => {
+                let entries = entries.iter().filter_map(|(key, value)| match &key.kind {
+                    Kind::Scalar(Value::Null) => None, // tagged !ignore
+                    Kind::Scalar(name) => Some((name_of(name), value.value())),
+                    Kind::List(_) | Kind::Map(_) => None,
+                });
+                Value::Object(entries.collect::<Map<_, _>>())
+            }
+        }
+    }
+}
+
+/// A key as a JSON name.
+fn name_of(key: &Value) -> String {
+    match key {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+// === the YAML tree ===
+
+struct Tree<'a> {
+    events: Parser<'a, saphyr_parser::StrInput<'a>>,
+    text: &'a str,
+    /// The byte at which each character begins; the parser counts characters.
+    bytes: Vec<usize>,
+    anchors: HashMap<usize, Node>,
+}
+
+fn parse_tree(text: &str) -> Result<Node> {
+    let bytes = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
+    let mut tree = Tree { events: Parser::new_from_str(text), text, bytes, anchors: HashMap::new() };
+    let mut root = None;
+    while let Some((event, span)) = tree.next()? {
+        match event {
+            Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
+            Event::StreamEnd => break,
+            _ if root.is_some() => bail!("line {}: a second document; Envoy reads the first alone", span.start.line()),
+            event => root = Some(tree.node(event, span)?),
+        }
+    }
+    root.context("the file is empty")
+}
+
+impl<'a> Tree<'a> {
+    fn next(&mut self) -> Result<Option<(Event<'a>, Span)>> {
+        match self.events.next_event() {
+            None => Ok(None),
+            Some(Ok(event)) => Ok(Some(event)),
+            Some(Err(error)) => {
+                bail!("line {}, column {}: {}", error.marker().line(), error.marker().col() + 1, error.info())
+            }
+        }
+    }
+
+    fn byte(&self, character: usize) -> usize {
+        self.bytes.get(character).copied().unwrap_or(self.text.len())
+    }
+
+    fn node(&mut self, event: Event<'a>, span: Span) -> Result<Node> {
+        let mut start = self.byte(span.start.index());
+        let mut place = Place { line: span.start.line(), column: span.start.col() + 1 };
+        let mut end = self.trimmed(start, self.byte(span.end.index()));
+        let mut flow = false;
+        let (anchor, kind) = match event {
+            Event::Alias(anchor) => {
+                let target = self.anchors.get(&anchor).context("an alias of something that is not complete")?;
+                return Ok(Node { start, end, place, alias: true, ..target.clone() });
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                match style {
+                    ScalarStyle::Literal | ScalarStyle::Folded => start = self.block_header(start).unwrap_or(start),
+                    ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => {
+                        end = self.closing_quote(self.behind_properties(start, place).0).unwrap_or(end);
+                    }
+                    // Of nothing behind `key:` the place is that of the colon.
+                    _ if start == end && self.text.get(start..).is_some_and(|rest| rest.starts_with(':')) => {
+                        start += 1;
+                    }
+                    _ => {}
+                }
+                (anchor, Kind::Scalar(scalar(&text, style, tag.as_deref())))
+            }
+            Event::SequenceStart(anchor, tag) => {
+                if anchor > 0 || tag.is_some() {
+                    (start, place) = self.behind_properties(start, place);
+                }
+                flow = self.text.get(start..).is_some_and(|rest| rest.starts_with('['));
+                let mut items = Vec::new();
+                loop {
+                    let (event, span) = self.next()?.context("the file ends in a list")?;
+                    if event == Event::SequenceEnd {
+                        end = if flow {
+                            self.byte(span.start.index()) + 1 // the span's end is behind the blanks
+                        } else {
+                            items.last().map_or(end, |last: &Node| last.end)
+                        };
+                        break;
+                    }
+                    items.push(self.node(event, span)?);
+                }
+                if !flow && !self.starts_with_dash(start, items.first()) {
+                    // No deeper than its key: then the parser tells the place behind the dash.
+                    let line = self.line_start(start);
+                    let blanks = self.text.get(line..start).map_or(0, edit::indentation);
+                    start = line + blanks;
+                    place.column = blanks + 1;
+                }
+                (anchor, Kind::List(items))
+            }
+            Event::MappingStart(anchor, tag) => {
+                if anchor > 0 || tag.is_some() {
+                    (start, place) = self.behind_properties(start, place);
+                }
+                flow = self.text.get(start..).is_some_and(|rest| rest.starts_with('{'));
+                let mut entries: Vec<(Node, Node)> = Vec::new();
+                loop {
+                    let (event, span) = self.next()?.context("the file ends in a mapping")?;
+                    if event == Event::MappingEnd {
+                        end = if flow {
+                            self.byte(span.start.index()) + 1
+                        } else {
+                            entries.last().map_or(end, |(_, last)| last.end)
+                        };
+                        break;
+                    }
+                    let line = span.start.line();
+                    let ignored = matches!(&event, Event::Scalar(_, _, _, Some(tag)) if tag.suffix == "ignore");
+                    let mut key = self.node(event, span)?;
+                    if ignored {
+                        key.kind = Kind::Scalar(Value::Null);
+                    }
+                    let (event, span) = self.next()?.context("the file ends in a mapping")?;
+                    let value = self.node(event, span)?;
+                    self.accept_key(&entries, &key, line)?;
+                    entries.push((key, value));
+                }
+                (anchor, Kind::Map(entries))
+            }
+            other => bail!("line {}: {other:?} is not expected", place.line),
+        };
+        let node = Node { start, end: end.max(start), place, kind, flow, alias: false };
+        if anchor > 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        Ok(node)
+    }
+
+    fn accept_key(&self, entries: &[(Node, Node)], key: &Node, line: usize) -> Result<()> {
+        let Kind::Scalar(name) = &key.kind else { bail!("line {line}: a key must be a word") };
+        if name == "<<" {
+            bail!("line {line}: Envoy does not know merge keys (<<)");
+        }
+        let twice = |(other, _): &(Node, Node)| matches!(&other.kind, Kind::Scalar(other) if other == name);
+        if !name.is_null() && entries.iter().any(twice) {
+            bail!("line {line}: the key {name} is there twice");
+        }
+        Ok(())
+    }
+
+    fn line_start(&self, at: usize) -> usize {
+        self.text.get(..at).and_then(|before| before.rfind('\n')).map_or(0, |found| found + 1)
+    }
+
+    /// The place of the node whose anchor or tag begins here.
+    fn behind_properties(&self, start: usize, place: Place) -> (usize, Place) {
+        let mut rest = self.text.get(start..).unwrap_or_default().trim_start();
+        while let Some(first @ ('&' | '!' | '#')) = rest.chars().next() {
+            let is_within = |c: char| if first == '#' { c != '\n' } else { !c.is_whitespace() };
+            rest = rest.trim_start_matches(is_within).trim_start();
+        }
+        let at = self.text.len() - rest.len();
+        let between = self.text.get(start..at).unwrap_or_default();
+        match between.rsplit_once('\n') {
+            Some((above, blanks)) => {
+                let line = place.line + above.matches('\n').count() + 1;
+                (at, Place { line, column: blanks.chars().count() + 1 })
+            }
+            None => (at, Place { column: place.column + between.chars().count(), ..place }),
+        }
+    }
+
+    /// Whether a block list's first dash is here, and not that of a list in its first item.
+    fn starts_with_dash(&self, start: usize, first: Option<&Node>) -> bool {
+        let rest = self.text.get(start..).unwrap_or_default();
+        let is_dash = rest.strip_prefix('-').is_some_and(|rest| !rest.starts_with(|c: char| !c.is_whitespace()));
+        is_dash && first.is_none_or(|first| first.start > start)
+    }
+
+    /// The place behind the quote that ends what this one begins; the parser tells that of the next token.
+    fn closing_quote(&self, opening: usize) -> Option<usize> {
+        let mut rest = self.text.get(opening..)?.char_indices();
+        let (_, quote) = rest.next()?;
+        let mut is_escaped = false;
+        while let Some((at, c)) = rest.next() {
+            match c {
+                _ if is_escaped => is_escaped = false,
+                '\\' if quote == '"' => is_escaped = true,
+                // A doubled quote is one in the text.
+                '\'' if quote == c && rest.as_str().starts_with(c) => is_escaped = true,
+                _ if c == quote => return Some(opening + at + c.len_utf8()),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// Where the `|` or `>` of the block scalar stands whose text begins at `content`.
+    fn block_header(&self, content: usize) -> Option<usize> {
+        let end = self.text.get(..content)?.trim_end().len();
+        let line_start = self.line_start(end);
+        let line = self.text.get(line_start..end)?;
+        let found = line.match_indices(['|', '>']).find(|(at, header)| {
+            let rest = line.get(at + header.len()..).unwrap_or_default();
+            let rest = rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '+' || c == '-');
+            let is_free = line.get(..*at).is_some_and(|before| before.is_empty() || before.ends_with([' ', '\t']));
+            is_free && (rest.is_empty() || rest.starts_with([' ', '\t']) && rest.trim_start().starts_with('#'))
+        })?;
+        Some(line_start + found.0)
+    }
+
+    /// `end` without the blanks before it, which the parser counts to a block scalar.
+    fn trimmed(&self, start: usize, end: usize) -> usize {
+        self.text.get(start..end).map_or(end, |text| start + text.trim_end().len())
+    }
+}
+
+/// A scalar as Envoy takes it (`source/common/protobuf/yaml_utility.cc`): plain ones may be a boolean, a whole number or null, all
+/// else is text.
+fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Value {
+    if style != ScalarStyle::Plain || tag.is_some_and(|tag| tag.suffix == "str") {
+        return text.into();
+    }
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
+        _ if is_word(text, &["true", "yes", "on", "y"]) => true.into(),
+        _ if is_word(text, &["false", "no", "off", "n"]) => false.into(),
+        _ => whole_number(text).map_or_else(|| text.into(), Value::from),
+    }
+}
+
+/// One of the words in lower case, upper case or with a capital.
+fn is_word(text: &str, words: &[&str]) -> bool {
+    words.iter().any(|word| {
+        let mut letters = word.chars();
+        let capital: String =
+            letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect();
+        text == *word || text == word.to_ascii_uppercase() || text == capital
+    })
+}
+
+/// A number of 32 bits; a longer one stays text, as in protobuf's JSON.
+fn whole_number(text: &str) -> Option<i32> {
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if !digits.starts_with(|first: char| first.is_ascii_digit()) {
+        return None;
+    }
+    let magnitude = match (digits.strip_prefix("0x"), digits.strip_prefix('0')) {
+        (Some(hex), _) => i64::from_str_radix(hex, 16),
+        (None, Some(octal)) if !octal.is_empty() => i64::from_str_radix(octal, 8),
+        _ => digits.parse(),
+    };
+    let magnitude = magnitude.ok()?;
+    i32::try_from(if negative { -magnitude } else { magnitude }).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn yaml_means_what_it_means_to_envoy() {
+        let text = "!ignore shared: &a { on: 'yes' }\nx: *a\nb: [yes, Off, 012, 0x10, 1.5, ~, '7', 99999999999]\n";
+        let document = Document::parse(text).unwrap();
+        let expected = json!({"x": {"true": "yes"}, "b": [true, false, 10, 16, "1.5", null, "7", "99999999999"]});
+        assert_eq!(document.value(), &expected);
+        assert_eq!((document.format(), document.text()), (Format::Yaml, text));
+    }
+
+    #[test]
+    fn what_envoy_does_not_read_is_refused_with_its_line() {
+        for (text, reason) in [
+            ("a: &x { b: 1 }\nc:\n  <<: *x\n", "line 3: Envoy does not know merge keys (<<)"),
+            ("a: 1\nb: 2\na: 3\n", "line 3: the key \"a\" is there twice"),
+            ("a: 1\n---\nb: 2\n", "a second document"),
+            ("- a\n", "a mapping is wanted at the top"),
+            ("", "the file is empty"),
+            ("a: [1\nb: 2", "line 2"),
+        ] {
+            let error = Document::parse(text).unwrap_err().to_string();
+            assert!(error.contains(reason), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn places_are_counted_in_characters_from_one() {
+        let document = Document::parse("# é\na:\n- ü: { name: x }\n").unwrap();
+        let at = |path: &Path| document.place(path).map(|place| (place.line, place.column));
+        let name = Path::of("a").then(0).keys("ü.name");
+        assert_eq!((at(&name), at(&Path::of("a.b.c"))), (Some((3, 8)), Some((2, 1))));
+        let json = Document::parse("{\n  \"a\": {\"b\": 1}\n}").unwrap();
+        assert_eq!((json.format(), json.place(&Path::of("a.b")).map(|place| place.line)), (Format::Json, Some(2)));
+    }
+}

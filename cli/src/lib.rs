@@ -1,0 +1,17 @@
+//! The library behind the command-line tool `idleguard`.
+//!
+//! | module | question it answers |
+//! | --- | --- |
+//! | [`document`], [`path`] | what does a configuration file say, where, and how is it changed without losing a comment? |
+//! | [`bootstrap`] | where in it are the listeners, connection managers, clusters, and idleguard? |
+//! | [`inject`] | how does idleguard get into it, and when must it not? |
+//! | [`check`] | what is wrong with it? |
+//! | [`schema`], [`explain`] | what may stand in the plugin configuration, and what is it called elsewhere? |
+
+pub mod bootstrap;
+pub mod check;
+pub mod document;
+pub mod explain;
+pub mod inject;
+pub mod path;
+pub mod schema;

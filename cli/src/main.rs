@@ -1,0 +1,305 @@
+//! The command-line tool `idleguard`.
+
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+use std::{fs, io};
+
+use anstyle::{AnsiColor, Style};
+use anyhow::{Context, Result, bail};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use idleguard::time::{DURATION_FORMS, parse_duration};
+use idleguard_cli::check::{Finding, Severity, Surroundings, check};
+use idleguard_cli::document::Document;
+use idleguard_cli::explain::Library;
+use idleguard_cli::inject::{Request, inject};
+use idleguard_cli::schema;
+use similar::TextDiff;
+
+const ERROR: Style = AnsiColor::Red.on_default().bold();
+const WARNING: Style = AnsiColor::Yellow.on_default().bold();
+const NOTE: Style = AnsiColor::Cyan.on_default().bold();
+const BOLD: Style = Style::new().bold();
+
+/// Puts idleguard into an Envoy bootstrap, and finds the mistakes in one
+#[derive(Parser)]
+#[command(name = "idleguard", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Examples:
+  idleguard inject envoy.yaml --cluster payments --output guarded.yaml
+  envoy -c guarded.yaml
+  idleguard check guarded.yaml")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Inject(InjectArguments),
+    Check(CheckArguments),
+    /// Print the JSON Schema of the plugin configuration
+    Schema,
+    /// Explain idleguard's options to those who know a client library's
+    #[command(after_help = "Example:\n  idleguard explain reactor-netty")]
+    Explain {
+        /// The library
+        library: Library,
+    },
+    /// Print a shell's completions
+    #[command(after_help = "Examples:
+  idleguard completions bash > /etc/bash_completion.d/idleguard
+  idleguard completions zsh > \"${fpath[1]}/_idleguard\"
+  idleguard completions fish > ~/.config/fish/completions/idleguard.fish")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Put idleguard into a bootstrap, for the given clusters
+///
+/// The result goes to standard output, or where --output says. Comments, order and style of the file stay; where they can't
+/// (a YAML alias stands where something must change), the file is written anew without comments, and a warning says so. JSON
+/// stays JSON. Running it twice changes nothing. A cluster that can't be split safely is refused, with the reason.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  idleguard inject envoy.yaml --cluster payments --diff
+  idleguard inject envoy.yaml --cluster payments --cluster orders --lb-idle-timeout 60s --output guarded.yaml
+  idleguard inject envoy.yaml --cluster payments --trusted-proxies 10.0.0.0/8 --wasm /etc/envoy/idleguard.wasm")]
+struct InjectArguments {
+    /// The bootstrap, YAML or JSON; - for standard input
+    file: PathBuf,
+    /// The cluster to guard, as the routes name it; may be given several times
+    #[arg(long, value_name = "NAME", required = true)]
+    cluster: Vec<String>,
+    /// The far end's idle timeout, such as 60s [default: learn it]
+    #[arg(long, value_name = "DURATION")]
+    lb_idle_timeout: Option<String>,
+    /// Addresses and blocks of the proxies in front, whose forwarding headers are believed [default: headers are left alone]
+    #[arg(long, value_name = "BLOCK", value_delimiter = ',')]
+    trusted_proxies: Option<Vec<String>>,
+    /// Where Envoy finds the filter [default: the one that is configured, or idleguard.wasm in Envoy's working directory]
+    #[arg(long, value_name = "PATH")]
+    wasm: Option<String>,
+    /// Print a unified diff instead of the result
+    #[arg(long, conflicts_with = "output")]
+    diff: bool,
+    /// Write the result to this file; it may be the input
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Find the mistakes in a bootstrap
+///
+/// Checks every idleguard configuration with the filter's own code, and what ties the filters, clusters and listeners together.
+/// The exit code is 1 if there are errors, 2 if a file can't be read. Each id is explained in docs/findings.md.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  idleguard check envoy.yaml
+  idleguard check envoy.yaml --front-lb-idle-timeout 60s
+  idleguard check envoy.yaml --format json | jq '.findings[].id'")]
+struct CheckArguments {
+    /// The bootstrap, or a file of discovered extensions; - for standard input
+    file: PathBuf,
+    /// The idle timeout of the load balancer in front of this Envoy
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    front_lb_idle_timeout: Option<Duration>,
+    /// How to print the findings
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// For programs: {"findings": [...], "errors": N, "warnings": N}
+    Json,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).filter(|duration| !duration.is_zero()).ok_or_else(|| format!("want {DURATION_FORMS}"))
+}
+
+fn main() -> ExitCode {
+    let run = match Arguments::parse().command {
+        Command::Inject(arguments) => run_inject(&arguments),
+        Command::Check(arguments) => run_check(&arguments),
+        Command::Schema => print_schema(),
+        Command::Explain { library } => explain(library),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "idleguard", &mut io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    run.unwrap_or_else(|error| {
+        // A reader who has seen enough (`| head`) is no failure.
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            return ExitCode::SUCCESS;
+        }
+        anstream::eprintln!("{ERROR}error{ERROR:#}: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+fn read(file: &Path) -> Result<Document> {
+    let text = if file == Path::new("-") {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text).context("standard input")?;
+        text
+    } else {
+        fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?
+    };
+    Document::parse(&text).with_context(|| file.display().to_string())
+}
+
+// === inject ===
+
+fn run_inject(arguments: &InjectArguments) -> Result<ExitCode> {
+    let original = read(&arguments.file)?;
+    let mut document = original.clone();
+    let mut notes = Vec::new();
+    for cluster in &arguments.cluster {
+        let request = Request {
+            cluster: cluster.clone(),
+            lb_idle_timeout: arguments.lb_idle_timeout.clone(),
+            trusted_proxies: arguments.trusted_proxies.clone(),
+            wasm: arguments.wasm.clone(),
+        };
+        notes.extend(inject(&mut document, &request)?);
+    }
+    let changed = document.text() != original.text();
+    if changed && let Some(reason) = document.comments_lost() {
+        let same = arguments.output.as_ref().is_some_and(|output| is_same_file(output, &arguments.file));
+        if same {
+            bail!(
+                "comments would be lost ({reason}), so {} is not overwritten: choose another --output",
+                arguments.file.display()
+            );
+        }
+        anstream::eprintln!("{WARNING}warning{WARNING:#}: the file was written anew, without its comments: {reason}");
+    }
+    if changed {
+        for note in &notes {
+            anstream::eprintln!("{NOTE}note{NOTE:#}: {note}");
+        }
+    } else {
+        anstream::eprintln!("{NOTE}note{NOTE:#}: nothing to change");
+    }
+    warn_of_findings(&document);
+    if arguments.diff {
+        print_diff(&arguments.file.display().to_string(), original.text(), document.text())?;
+    } else if let Some(output) = &arguments.output {
+        write_whole(output, document.text()).with_context(|| format!("cannot write {}", output.display()))?;
+    } else {
+        io::stdout().write_all(document.text().as_bytes())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The result may hold mistakes that were there before.
+fn warn_of_findings(document: &Document) {
+    for finding in check(document, Surroundings::default()) {
+        anstream::eprintln!("{WARNING}warning{WARNING:#}: {}: {} [{}]", finding.path, finding.what, finding.id);
+    }
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
+}
+
+/// All or nothing: a full disk must not leave half a configuration.
+fn write_whole(path: &Path, text: &str) -> Result<()> {
+    let mut name = path.file_name().context("no file name")?.to_owned();
+    name.push(".idleguard-new");
+    let beside = path.with_file_name(name);
+    let written = fs::write(&beside, text).and_then(|()| match fs::metadata(path) {
+        Ok(old) => fs::set_permissions(&beside, old.permissions()),
+        Err(_) => Ok(()), // a new file
+    });
+    if let Err(error) = written.and_then(|()| fs::rename(&beside, path)) {
+        let _ = fs::remove_file(&beside); // it may not be there
+        return Err(error.into());
+    }
+    Ok(())
+}
+
+fn print_diff(name: &str, old: &str, new: &str) -> Result<()> {
+    let diff = TextDiff::from_lines(old, new);
+    let text = diff.unified_diff().context_radius(3).header(&format!("a/{name}"), &format!("b/{name}")).to_string();
+    let mut out = anstream::stdout().lock();
+    for line in text.lines() {
+        let style = match line.chars().next() {
+            _ if line.starts_with("+++") || line.starts_with("---") => BOLD,
+            Some('+') => AnsiColor::Green.on_default(),
+            Some('-') => AnsiColor::Red.on_default(),
+            Some('@') => AnsiColor::Cyan.on_default(),
+            _ => Style::new(),
+        };
+        writeln!(out, "{style}{line}{style:#}")?;
+    }
+    Ok(())
+}
+
+// === check ===
+
+fn run_check(arguments: &CheckArguments) -> Result<ExitCode> {
+    let document = read(&arguments.file)?;
+    let findings = check(&document, Surroundings { front_lb_idle_timeout: arguments.front_lb_idle_timeout });
+    let count = |severity: Severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    match arguments.format {
+        Format::Json => {
+            let json = serde_json::json!({ "findings": findings, "errors": errors, "warnings": warnings });
+            writeln!(io::stdout(), "{json:#}")?;
+        }
+        Format::Text => {
+            let mut out = anstream::stdout().lock();
+            for finding in &findings {
+                print_finding(&mut out, &arguments.file, finding)?;
+            }
+            if !findings.is_empty() {
+                writeln!(out, "{}, {}", counted(errors, "error"), counted(warnings, "warning"))?;
+            } else if io::stdout().is_terminal() {
+                writeln!(out, "nothing found")?;
+            }
+        }
+    }
+    Ok(if errors > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn print_finding(out: &mut impl Write, file: &Path, finding: &Finding) -> io::Result<()> {
+    let (style, word) = match finding.severity {
+        Severity::Error => (ERROR, "error"),
+        Severity::Warning => (WARNING, "warning"),
+    };
+    let place = match (finding.line, finding.column) {
+        (Some(line), Some(column)) => format!("{}:{line}:{column}", file.display()),
+        _ => file.display().to_string(),
+    };
+    writeln!(out, "{place}: {style}{word}{style:#} {BOLD}[{}]{BOLD:#} {}", finding.id, finding.what)?;
+    writeln!(out, "  at   {}", finding.path)?;
+    writeln!(out, "  why  {}", finding.why)?;
+    writeln!(out, "  do   {}\n", finding.remedy)
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+// === the rest ===
+
+fn print_schema() -> Result<ExitCode> {
+    writeln!(io::stdout(), "{:#}", schema::schema())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn explain(library: Library) -> Result<ExitCode> {
+    let explanation = library.explanation();
+    let mut out = anstream::stdout().lock();
+    writeln!(out, "{BOLD}{}{BOLD:#}\n{}\n", explanation.title, explanation.source)?;
+    writeln!(out, "A stale connection shows as: {}\n\n{}", explanation.error, explanation.table())?;
+    writeln!(out, "In the application, whose pool leads to Envoy now: {}", explanation.then)?;
+    Ok(ExitCode::SUCCESS)
+}

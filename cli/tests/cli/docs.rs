@@ -1,0 +1,43 @@
+//! The documentation names what there is.
+
+use clap::ValueEnum;
+use idleguard_cli::check::{RULES, Severity};
+use idleguard_cli::explain::Library;
+
+use super::project_file;
+
+#[test]
+fn every_finding_is_explained() {
+    let text = project_file("docs/findings.md");
+    for rule in RULES {
+        let severity = if rule.severity == Severity::Error { "error" } else { "warning" };
+        assert!(text.contains(&format!("## {}\n\n*{severity}*", rule.id)), "{} ({severity})", rule.id);
+    }
+    assert_eq!(text.matches("\n## ").count(), RULES.len(), "each section is of a rule");
+}
+
+#[test]
+fn the_manual_names_every_command_and_library() {
+    let text = project_file("docs/cli.md");
+    for command in ["inject", "check", "schema", "explain", "completions"] {
+        assert!(text.contains(&format!("idleguard {command}")), "{command}");
+    }
+    for library in Library::value_variants() {
+        let name = library.to_possible_value().expect("a name");
+        assert!(text.contains(name.get_name()), "{}", name.get_name());
+    }
+}
+
+/// Every key that an explanation names exists.
+#[test]
+fn explanations_name_real_keys() {
+    let schema = idleguard_cli::schema::schema();
+    let policy = schema["$defs"]["Policy"]["properties"].as_object().expect("properties");
+    for library in Library::value_variants() {
+        for row in library.explanation().rows {
+            for key in row.here.split(", ").filter(|key| *key != "-" && !key.contains(": ")) {
+                assert!(policy.contains_key(key), "{key}");
+            }
+        }
+    }
+}

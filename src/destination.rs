@@ -49,6 +49,9 @@ pub const REAP_DELAY: Duration = Duration::from_millis(100);
 /// in between don't wait.
 const CLOSES_PER_TICK: usize = 512;
 
+/// Timers of closed connections that are kept until they would be due; beyond them, as many as there are connections.
+const STALE_TIMERS: usize = 1024;
+
 /// How long before an expiry it begins to matter how requests end; longer than a turn of the event loop should take.
 const DELICATE: Duration = Duration::from_millis(200);
 
@@ -904,13 +907,16 @@ impl Destination {
     }
 
     fn queue(&mut self, key: ConnectionKey, at: Timestamp) {
+        if self.timers.len() > self.connections.len().saturating_mul(2).saturating_add(STALE_TIMERS) {
+            self.requeue_all(); // mostly of connections that have closed since
+        }
         if let Some(connection) = self.get(key) {
             connection.queued_for = at;
             self.timers.push(Reverse((at, key)));
         }
     }
 
-    /// The limit was lowered: every timer may be too late.
+    /// Makes all timers anew: the limit was lowered and they may be too late, or most of them are of no use.
     fn requeue_all(&mut self) {
         self.timers.clear();
         let limit = self.limit;

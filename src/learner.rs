@@ -13,10 +13,11 @@
 //! - A close at an idle age says that the far end does keep connections up to there. So chance agreement among closes is
 //!   harmless unless far ends with different timeouts take turns.
 //!
-//! How long may the limit be above the timeout? Where closes are seen, until the second moment (250 ms) in which pooled
-//! connections, or the second in which sentinels, are closed at the new age; a third if the ages differ by more than 1 %, or
-//! another accidental close is remembered. Each two of these cost one more. Where nothing is seen, each stale failure halves
-//! the limit.
+//! How long may the limit be above the timeout? Where closes are seen, until the first that comes alone: it teaches nothing, but
+//! it lowers the limit until the known timeout has shown again. A new timeout is learnt from the second moment (250 ms) in
+//! which pooled connections, or the second in which sentinels, are closed at the new age; a third if the ages differ by more
+//! than 1 %, or another accidental close is remembered. Each two of these cost one more. Where nothing is seen, each stale
+//! failure halves the limit.
 //!
 //! Memory per destination: 24 closes, 48 bounds and a few words, less than 3 KB.
 //!
@@ -50,7 +51,7 @@ use crate::policy::{Margin, Policy};
 use crate::time::Timestamp;
 
 use self::bounds::{Bound, Bounds, Side};
-use self::closes::{Agreement, Close, Closes, Moment};
+use self::closes::{Agreement, Close, Closes, Moment, tolerated};
 pub use self::verdict::{Belief, Source, Told, Verdict};
 
 /// Idle ages below this teach nothing: a far end that closes after every response does so at once, and no idle timeout in
@@ -267,8 +268,23 @@ impl Learner {
         // A failure above the limit of a known timeout is no news. Else anything below its age may fail, too, and halving
         // comes below the timeout soonest without trying.
         let by_failure = at_most.filter(|age| *age <= known || belief.learned().is_none()).map(half);
-        let limit = known.min(by_probes.unwrap_or(known)).min(by_failure.unwrap_or(known));
+        let by_doubt = self.doubt(agreement.as_ref(), belief.learned()).map(|age| rules.margin.limit(age));
+        let limit = [by_probes, by_failure, by_doubt].into_iter().flatten().fold(known, Duration::min);
         Verdict { belief, at_most, limit: limit.max(LOWEST_LIMIT.min(known)) }
+    }
+
+    /// The shortest idle age at which the far end closed a connection although it is thought to keep it for longer. One close
+    /// teaches no timeout, but until the timeout that is `learned` has shown again, nothing is risked.
+    fn doubt(&self, agreement: Option<&Agreement>, learned: Option<Duration>) -> Option<Duration> {
+        let learned = learned?;
+        let confirmed_at = agreement.map_or(self.bracket.at, |agreed| agreed.confirmed_at);
+        let aftermath = self.restarted_at.map(|at| at.after(AFTERMATH));
+        let doubts = |close: &&Close| {
+            let survived = self.successes.iter().any(|success| success.at >= close.at && success.age >= close.age);
+            let is_calm = close.against == 0 && aftermath.is_none_or(|until| close.at > until);
+            is_calm && !survived && close.at > confirmed_at && tolerated(close.age) < learned
+        };
+        self.sentinels.iter().chain(self.pooled.iter()).filter(doubts).map(|close| close.age).min()
     }
 
     /// What the bounds of probes are so far.

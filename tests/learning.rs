@@ -447,6 +447,23 @@ fn a_lowered_timeout_is_respected_from_the_third_moment_on_and_a_raised_one_is_l
     }
 }
 
+#[test]
+fn one_close_below_the_known_timeout_lowers_the_limit_until_that_has_shown_again() {
+    let mut learner = Learner::default();
+    let mut closed = |seconds: u64, at: u64| {
+        let age = Duration::from_secs(seconds);
+        let now = Timestamp::from_millis(at * 1_000);
+        learner.observe(Evidence::Closed { age, connection_age: age, is_sentinel: true }, now);
+        let verdict = learner.verdict(&RULES, now);
+        (verdict.belief.learned().map(|timeout| timeout.as_secs()), verdict.limit.as_secs())
+    };
+    assert_eq!(closed(60, 61), (None, 4));
+    assert_eq!(closed(60, 122), (Some(60), 54));
+    assert_eq!(closed(20, 143), (Some(60), 18), "nothing is learnt, and nothing is risked");
+    assert_eq!(closed(60, 204), (Some(60), 18));
+    assert_eq!(closed(60, 265), (Some(60), 54));
+}
+
 /// Runs a far end without an idle timeout through noise; returns in how many seeds anything was believed at the end.
 fn believers(seeds: u64, minutes: u64, make: impl Fn(&mut Random) -> (FarEnd, usize, Duration)) -> u64 {
     let mut believers = 0;

@@ -76,6 +76,11 @@ pub fn text<'a>(value: &'a Value, keys: &str) -> Option<&'a str> {
     Path::of(keys).get(value).and_then(Value::as_str)
 }
 
+/// The word of an enumeration at a path of keys, as protobuf spells it: Envoy takes it in any case.
+pub fn word(value: &Value, keys: &str) -> Option<String> {
+    text(value, keys).map(str::to_ascii_uppercase)
+}
+
 /// The items of a list at a path of keys.
 pub fn items<'a>(value: &'a Value, keys: &str) -> &'a [Value] {
     Path::of(keys).get(value).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()

@@ -6,7 +6,7 @@
 //! | [`bootstrap`] | where in it are the listeners, connection managers, clusters, and idleguard? |
 //! | [`inject`] | how does idleguard get into it, and when must it not? |
 //! | [`check`] | what is wrong with it? |
-//! | [`schema`], [`explain`] | what may stand in the plugin configuration, and what is it called elsewhere? |
+//! | [`schema`], [`reference`], [`explain`] | what may stand in the plugin configuration, and what is it called elsewhere? |
 
 pub mod bootstrap;
 pub mod check;
@@ -14,4 +14,5 @@ pub mod document;
 pub mod explain;
 pub mod inject;
 pub mod path;
+pub mod reference;
 pub mod schema;

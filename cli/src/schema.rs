@@ -17,26 +17,27 @@ use serde_json::Value;
 enum Configuration {
     /// The HTTP filter, the last one before the router.
     Http {
-        /// Policies by the name of the cluster that the route names; "*" is every other cluster. A cluster without an entry
+        /// Policies by the name of the cluster that the route names; `"*"` is every other cluster. A cluster without an entry
         /// is left alone.
         #[schemars(default, with = "BTreeMap<String, Policy>", skip_serializing_if = "Option::is_none")]
         destinations: Option<BTreeMap<String, Policy>>,
         /// Who the client is. Without it all headers are left alone.
         #[schemars(default, with = "ClientIp", skip_serializing_if = "Option::is_none")]
         client_ip: Option<ClientIp>,
-        /// Tells HTTP/1.1 clients `keep-alive: timeout=N`, so that their pools let go of the connection in time. From 1s to
-        /// 168h, below the listener's idle timeout. Envoy 1.38 or newer.
+        /// Tells HTTP/1.1 clients `keep-alive: timeout=N`, so that their pools let go of the connection to Envoy in time. From
+        /// 1s to 168h; set it below the listener's `idle_timeout`. Envoy 1.38 or newer.
         #[schemars(default, with = "Positive", skip_serializing_if = "Option::is_none")]
         advertise_keep_alive: Option<Positive>,
     },
     /// The connection filter, before `tcp_proxy`.
     Connection {
-        /// The name under which the HTTP filter knows the cluster.
+        /// The name under which the HTTP filter knows the cluster; it ties the two together.
         destination: Destination,
-        /// What holds for its connections.
+        /// What holds for its connections; without it, the defaults.
         #[schemars(default, with = "Policy", skip_serializing_if = "Option::is_none")]
         policy: Option<Policy>,
-        /// How many connections one worker tracks, those of other destinations included. Further ones pass unguarded.
+        /// How many connections one worker tracks, those of other destinations included. Each takes some 270 bytes. Further
+        /// ones pass unguarded, and the metric `connections_unguarded` counts them.
         #[schemars(default = "max_tracked")]
         max_tracked_connections: Count,
     },
@@ -46,7 +47,7 @@ enum Configuration {
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct Policy {
-    /// The idle age at which the far end drops a connection, from 100ms to 168h, or "learn".
+    /// The idle age at which the far end drops a connection, from 100ms to 168h; `"learn"` finds it out.
     #[schemars(default = "learn")]
     lb_idle_timeout: Timeout,
     /// The idle limit while the timeout is unknown. From 100ms to 168h.
@@ -55,19 +56,20 @@ struct Policy {
     /// How long a connection is watched to learn the timeout. From 100ms to 168h.
     #[schemars(default = "sentinel_max")]
     sentinel_max: Positive,
-    /// A request with which the timeout is found out where the far end forgets silently; with "learn" only.
+    /// A request with which the timeout is found out where the far end forgets silently; only while it is learnt.
     #[schemars(default, with = "Probe", skip_serializing_if = "Option::is_none")]
     probe: Option<Probe>,
-    /// Taken off the timeout: a percentage below 50%, or a duration below half of `lb_idle_timeout`.
+    /// Taken off the timeout: below 50%, or below half of `lb_idle_timeout`; the limit is at least half the timeout.
     #[schemars(default = "margin")]
     margin: Margin,
     /// A connection older than this is retired between exchanges. From 100ms to 168h.
     #[schemars(default, with = "Positive", skip_serializing_if = "Option::is_none")]
     max_lifetime: Option<Positive>,
-    /// Each lifetime is shortened by a random share up to this.
+    /// Each lifetime is shortened by a random share up to this, so that connections opened together don't end together.
     #[schemars(default = "jitter")]
     lifetime_jitter: Jitter,
-    /// Whether a `Keep-Alive` response header lowers the limit of its connection.
+    /// Whether a `Keep-Alive: timeout=N` response header lowers the limit of its connection to N less the margin, and at
+    /// least 1 s less (N of 0 or 1: no reuse); after `max=M` more responses no request is given to it.
     #[schemars(default = "yes")]
     honor_keep_alive: bool,
     /// Which requests are retried once after a reset, if they may have met a reused connection.
@@ -79,7 +81,7 @@ struct Policy {
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct Probe {
-    /// Its path.
+    /// Its path, such as `/healthz`: it starts with `/`, and has no blanks.
     #[schemars(regex(pattern = r"^/[!-~]*$"))]
     path: String,
     /// Its authority; the destination's name if absent.
@@ -91,22 +93,22 @@ struct Probe {
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct ClientIp {
-    /// Addresses and CIDR blocks whose headers are believed, also "private" and "loopback"; empty: nobody's.
+    /// The proxies whose headers are believed; empty: nobody's.
     #[schemars(default)]
     trusted_proxies: Vec<Proxy>,
     /// How many proxies in front are ours, the peer included; alone it believes any peer.
     #[schemars(default, with = "Hops", skip_serializing_if = "Option::is_none")]
     trusted_hops: Option<Hops>,
-    /// Where to look, in order; `x-forwarded-for` and `forwarded` are lists, any other name holds one address.
+    /// Where to look, in order; `x-forwarded-for` and `forwarded` (RFC 7239) are lists, any other name holds one address.
     #[schemars(default = "sources")]
     sources: Vec<HeaderName>,
     /// What the application gets.
     #[schemars(default = "set")]
     set: Vec<HeaderName>,
-    /// More headers to remove from every request.
+    /// More headers to remove from every request, less what is in `sources` or `set`.
     #[schemars(default = "strip")]
     strip: Vec<HeaderName>,
-    /// A malformed source: "peer" falls back to the nearest verified hop, "omit" writes nothing, "reject" answers 400.
+    /// A malformed source: `"peer"` falls back to the nearest verified hop, `"omit"` writes nothing, `"reject"` answers 400.
     #[schemars(default)]
     on_invalid: Fallback,
     /// A trusted peer, but no source is there: the same three.
@@ -149,9 +151,9 @@ macro_rules! texts {
 }
 
 texts! {
-    /// A duration: a whole number and ms, s, m or h.
+    /// A duration.
     Positive r"^0*[1-9][0-9]*(ms|s|m|h)$"
-    /// A duration, or "learn".
+    /// A duration, or `"learn"`.
     Timeout r"^(learn|0*[1-9][0-9]*(ms|s|m|h))$"
     /// A percentage below 50%, or a duration.
     Margin r"^(0?[0-4]?[0-9](\.[0-9]{1,3})?%|[0-9]+(ms|s|m|h))$"
@@ -159,11 +161,11 @@ texts! {
     Jitter r"^0?[0-9]{1,2}(\.[0-9]{1,3})?%$"
     /// A host, with or without a port.
     Host r"^[!-~]+$"
-    /// An address, a CIDR block, "private" or "loopback".
+    /// An address, a CIDR block, `"private"` or `"loopback"`.
     Proxy r"^(private|loopback|[0-9A-Fa-f.:]+(/[0-9]{1,3})?)$"
     /// A header's name.
     HeaderName r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
-    /// The name of a cluster; not "*".
+    /// The name of a cluster, not `"*"`.
     Destination r"^(?:[^*]|.{2,})"
 }
 

@@ -80,7 +80,7 @@ filter_chains:
         inner = plain(&names.inner),
         plugin = plain(&format!("idleguard-{}", names.cluster)),
         vm = indented(vm, 10),
-        configuration = configuration.to_string().replace('\'', "''"),
+        configuration = spaced(&configuration).replace('\'', "''"),
     );
     let listeners = bootstrap::resources("listeners");
     let count = items(document.value(), "static_resources.listeners").len();
@@ -264,7 +264,8 @@ fn edit(document: &mut Document, plugin: &Path, change: impl Fn(&mut Value)) -> 
     if is_text {
         let several_lines = old.as_str().is_some_and(|text| text.trim_end().contains('\n'));
         let is_http = plugin.get(document.value()).is_none_or(|filter| !is_message(filter, NETWORK_WASM));
-        let text = if several_lines || is_http { pretty(&json) + "\n" } else { json.to_string() };
+        let ending = if old.as_str().is_some_and(|text| text.ends_with('\n')) { "\n" } else { "" };
+        let text = if several_lines || is_http { pretty(&json) + "\n" } else { spaced(&json) + ending };
         return document.set(&place, text);
     }
     document.set(&place, json)
@@ -293,8 +294,21 @@ fn plain(name: &str) -> String {
 
 /// JSON in which what is small stays in one line.
 fn pretty(json: &Value) -> String {
-    let Value::Object(entries) = json else { return json.to_string() };
+    let Value::Object(entries) = json else { return spaced(json) };
     let lines: Vec<String> =
-        entries.iter().map(|(key, value)| format!("  {}: {value}", Value::from(key.as_str()))).collect();
+        entries.iter().map(|(key, value)| format!("  {}: {}", Value::from(key.as_str()), spaced(value))).collect();
     format!("{{\n{}\n}}", lines.join(",\n"))
+}
+
+/// JSON in one line, with blanks as one writes it by hand.
+fn spaced(json: &Value) -> String {
+    match json {
+        Value::Object(entries) if !entries.is_empty() => {
+            let entries =
+                entries.iter().map(|(key, value)| format!("{}: {}", Value::from(key.as_str()), spaced(value)));
+            format!("{{ {} }}", entries.collect::<Vec<_>>().join(", "))
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(spaced).collect::<Vec<_>>().join(", ")),
+        other => other.to_string(),
+    }
 }

@@ -68,6 +68,7 @@ pub(super) fn split(document: &mut Document, path: &Path, names: &Names, notes: 
         document.insert_key(path, "circuit_breakers", Spot::After("connect_timeout"), &snippet)?;
     }
     offer_protocol(document, path, &cluster)?;
+    keep_checked_host(document, path, &cluster, names)?;
     if text(&cluster, "load_assignment.cluster_name").is_some() {
         document.set(&path.keys("load_assignment.cluster_name"), names.inner.as_str())?;
     }
@@ -146,8 +147,8 @@ fn plain(name: &str) -> String {
 
 /// The one name that all endpoints have, if it is one.
 pub(super) fn hostname(cluster: &Value) -> Option<String> {
-    let by_dns =
-        text(cluster, "type").is_some_and(|kind| kind.ends_with("_DNS")) || cluster.get("cluster_type").is_some();
+    let by_dns = bootstrap::word(cluster, "type").is_some_and(|kind| kind.ends_with("_DNS"))
+        || cluster.get("cluster_type").is_some();
     let mut names = bootstrap::endpoints(cluster).map(|endpoint| {
         let address = text(endpoint, "address.socket_address.address").filter(|_| by_dns);
         text(endpoint, "hostname").filter(|name| !name.is_empty()).or(address)
@@ -182,6 +183,19 @@ fn offer_protocol(document: &mut Document, path: &Path, cluster: &Value) -> Resu
             document.insert_key(&socket, "common_tls_context", Spot::End, &snippet)
         }
     }
+}
+
+/// A health check names the cluster as its host unless it is told one, and the cluster has another name now.
+fn keep_checked_host(document: &mut Document, path: &Path, cluster: &Value, names: &Names) -> Result<()> {
+    for (at, check) in items(cluster, "health_checks").iter().enumerate() {
+        for (kind, key) in [("http_health_check", "host"), ("grpc_health_check", "authority")] {
+            if check.get(kind).is_some_and(|check| check.is_object() && text(check, key).is_none()) {
+                let place = path.then("health_checks").then(at).then(kind);
+                document.insert_key(&place, key, Spot::End, &plain(&names.cluster))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The limits that count connections, for the inner cluster.

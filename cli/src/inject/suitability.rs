@@ -74,7 +74,8 @@ pub(super) fn check(root: &Value, name: &str, cluster: &Value) -> Result<()> {
 }
 
 fn endpoints(name: &str, cluster: &Value) -> Result<()> {
-    let why = match (text(cluster, "type").unwrap_or("STATIC"), text(cluster, "cluster_type.name")) {
+    let kind = bootstrap::word(cluster, "type").unwrap_or_else(|| "STATIC".to_owned());
+    let why = match (kind.as_str(), text(cluster, "cluster_type.name")) {
         (
             _,
             Some(
@@ -164,7 +165,8 @@ fn http_options(name: &str, cluster: &Value) -> Result<()> {
 /// Balancing moves behind the split, where there are connections instead of requests.
 fn balancing(name: &str, cluster: &Value) -> Result<()> {
     let several = bootstrap::endpoints(cluster).nth(1).is_some();
-    let policy = text(cluster, "lb_policy").unwrap_or("ROUND_ROBIN");
+    let policy = bootstrap::word(cluster, "lb_policy").unwrap_or_else(|| "ROUND_ROBIN".to_owned());
+    let policy = policy.as_str();
     let mut extensions = Vec::new();
     walk(cluster.get("load_balancing_policy").unwrap_or(&Value::Null), &mut |_, value| {
         extensions.extend(text(value, "@type").and_then(|full| full.rsplit('.').next()));
@@ -189,7 +191,7 @@ fn health_checks(name: &str, cluster: &Value) -> Result<()> {
     let speaks_http2 = super::split::speaks_http2(cluster);
     for check in items(cluster, "health_checks") {
         let checks_http2 = match check.get("http_health_check") {
-            Some(http) => text(http, "codec_client_type") == Some("HTTP2"),
+            Some(http) => bootstrap::word(http, "codec_client_type").is_some_and(|codec| codec == "HTTP2"),
             None if check.get("grpc_health_check").is_some() => true,
             None => continue,
         };

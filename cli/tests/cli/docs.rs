@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use idleguard_cli::check::{RULES, Severity};
 use idleguard_cli::explain::Library;
 
-use super::project_file;
+use super::{path, project_file};
 
 #[test]
 fn every_finding_is_explained() {
@@ -39,5 +39,25 @@ fn explanations_name_real_keys() {
                 assert!(policy.contains_key(key), "{key}");
             }
         }
+    }
+}
+
+/// The tables of docs/configuration.md, each between its marks.
+#[test]
+fn the_reference_is_made_from_the_schema() {
+    let page = project_file("docs/configuration.md");
+    let schema = idleguard_cli::schema::schema();
+    let mut expected = page.clone();
+    for part in ["/oneOf/0", "/oneOf/1", "/$defs/Policy", "/$defs/ClientIp"] {
+        let table = idleguard_cli::reference::table(&schema, part).expect("a table");
+        let mark = format!("<!-- schema {part} -->\n\n");
+        let (before, rest) = expected.split_once(&mark).expect("its mark");
+        let (_, after) = rest.split_once("<!-- /schema -->").expect("the mark of its end");
+        expected = format!("{before}{mark}{table}\n<!-- /schema -->{after}");
+    }
+    if expected != page && std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(path("../../docs/configuration.md"), &expected).expect("written");
+    } else {
+        assert!(expected == page, "run: UPDATE_DOCS=1 cargo test -p idleguard-cli --test cli docs::\n{expected}");
     }
 }

@@ -28,7 +28,7 @@ fn what_cannot_be_done_safely_is_refused_with_the_reason() {
     for (text, reason) in [
         (plain.replace("name: payments", "name: orders"), "there is no cluster \"payments\" among the static ones (orders)"),
         (plain.replace("type: STRICT_DNS", "type: EDS"), "control plane (EDS)"),
-        (plain.replace("type: STRICT_DNS", "type: ORIGINAL_DST"), "ORIGINAL_DST"),
+        (plain.replace("type: STRICT_DNS", "type: original_dst"), "ORIGINAL_DST"),
         (
             plain.replace("type: STRICT_DNS", "cluster_type: { name: envoy.clusters.dynamic_forward_proxy }"),
             "dynamic forward proxy",
@@ -109,9 +109,9 @@ fn a_file_with_idleguard_is_brought_up_to_date() {
     };
     let document = injected(&text, &request);
     let text = document.text();
-    assert_eq!(text.matches("\"lb_idle_timeout\":\"350s\"").count(), 2, "{text}");
+    assert_eq!(text.matches("\"lb_idle_timeout\": \"350s\"").count(), 2, "{text}");
     assert!(
-        text.contains("\"trusted_proxies\":[\"10.0.0.0/8\"]") && !text.contains("filename: idleguard.wasm"),
+        text.contains("\"trusted_proxies\": [\"10.0.0.0/8\"]") && !text.contains("filename: idleguard.wasm"),
         "{text}"
     );
     assert_eq!(injected(text, &request).text(), text);
@@ -138,6 +138,8 @@ fn each_part_of_a_cluster_goes_where_it_works() {
     for key in ["health_checks", "outlier_detection", "lb_policy", "common_lb_config", "upstream_connection_options"] {
         assert!(outer.get(key).is_none() && inner.get(key).is_some(), "{key}");
     }
+    // Envoy would name the cluster, which has another name now.
+    assert_eq!(inner["health_checks"][0]["http_health_check"]["host"], "payments");
     assert_eq!(inner["circuit_breakers"], json!({"thresholds": [{"max_connections": 500}]}));
     assert_eq!(outer["circuit_breakers"]["thresholds"][0]["max_retries"], 20);
 }
@@ -150,5 +152,5 @@ fn clusters_share_one_filter() {
     let both = injected(first.text(), &request("orders"));
     assert_eq!(both.text().matches("filters.http.wasm.v3.Wasm").count(), 1);
     assert_eq!(both.text().matches("filename: /a.wasm").count(), 3);
-    assert!(both.text().contains("\"destinations\": {\"payments\":{},\"orders\":{}}"), "{}", both.text());
+    assert!(both.text().contains("\"destinations\": { \"payments\": {}, \"orders\": {} }"), "{}", both.text());
 }

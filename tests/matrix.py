@@ -27,7 +27,7 @@ BEGIN, END = "<!-- compatibility: written by `make test-matrix` -->", "<!-- /com
 VERSIONS = ["1.36.4", "1.37.0", "1.38.2", "1.39.3", "1.40.0"]
 
 # What `--short` runs: every feature once, nothing that needs the machine to itself.
-SHORT = ["configuration::", "hints::", "in_flight::", "plain_tcp::", "statistics::", "tls_destination::", "true_client::"]
+SHORT = ["configuration::", "hints::", "plain_tcp::", "statistics::", "tls_destination::", "true_client::"]
 
 
 def envoy(version, pattern):

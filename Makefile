@@ -124,7 +124,6 @@ noop: target-installed
 .PHONY: test
 test: lint build envoy servers clients ## everything that must pass
 	RUST_TEST_THREADS=6 cargo test --locked --workspace --no-fail-fast
-	@$(MAKE) --no-print-directory test-oldest
 
 # Binaries of your own: make test-matrix MATRIX_ENVOY=/path/to/{version}/envoy
 MATRIX_ENVOY ?=

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::rules::{APPENDED_FORWARDED_FOR, FRONT_LB_IDLE_TIMEOUT, IDLE_TIMEOUT_DEFAULT, UNRECORDED_PEER};
+use super::rules::{APPENDED_FORWARDED_FOR, FAILS_OPEN, FRONT_LB_IDLE_TIMEOUT, IDLE_TIMEOUT_DEFAULT, UNRECORDED_PEER};
 use super::{Findings, Setup, Surroundings};
 use crate::bootstrap::{self, HTTP_OPTIONS, items, text};
 use crate::inject::records;
 
 pub(super) fn check(setup: &Setup<'_>, surroundings: Surroundings, findings: &mut Findings<'_>) {
     recorded_peer(setup, findings);
+    fails_open(setup, findings);
     if let Some(front) = surroundings.front_lb_idle_timeout {
         front_lb(setup, front, findings);
     }
@@ -32,6 +33,18 @@ fn recorded_peer(setup: &Setup<'_>, findings: &mut Findings<'_>) {
         if uses_remote_address && hcm.config.get("skip_xff_append") != Some(&Value::Bool(true)) {
             let what = "use_remote_address is true, and skip_xff_append is not".to_owned();
             findings.add(&APPENDED_FORWARDED_FOR, &hcm.path.then("use_remote_address"), what);
+        }
+    }
+}
+
+fn fails_open(setup: &Setup<'_>, findings: &mut Findings<'_>) {
+    for filter in setup.http_filters.iter().filter(|filter| filter.config.client_ip.is_some()) {
+        let plugin = filter.plugin.plugin;
+        let is_open = bootstrap::word(plugin, "failure_policy").is_some_and(|policy| policy == "FAIL_OPEN");
+        if is_open || plugin.get("fail_open") == Some(&Value::Bool(true)) {
+            let key = if is_open { "failure_policy" } else { "fail_open" };
+            let what = "client_ip is configured, but the filter lets requests pass when it fails".to_owned();
+            findings.add(&FAILS_OPEN, &filter.plugin.path.then("config").then(key), what);
         }
     }
 }

@@ -62,6 +62,9 @@ rules! {
     APPENDED_FORWARDED_FOR "appended-forwarded-for" Error
         "Envoy adds the peer to x-forwarded-for before any filter runs: trusted_hops is one off, and the peer occurs twice."
         "Set skip_xff_append: true in the connection manager."
+    FAILS_OPEN "fails-open" Warning
+        "If the filter's VM ends, requests go on to the application with whatever address the client wrote."
+        "Set failure_policy: FAIL_RELOAD in both filters: closed for a second, and back in a new VM (docs/security.md)."
     FRONT_LB_IDLE_TIMEOUT "front-lb-idle-timeout" Error
         "The load balancer in front reuses connections that this Envoy has just closed, and its requests fail with the very resets \
          that idleguard prevents on the other side."

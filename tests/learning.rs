@@ -457,11 +457,13 @@ fn one_close_below_the_known_timeout_lowers_the_limit_until_that_has_shown_again
         let verdict = learner.verdict(&RULES, now);
         (verdict.belief.learned().map(|timeout| timeout.as_secs()), verdict.limit.as_secs())
     };
-    assert_eq!(closed(60, 61), (None, 4));
-    assert_eq!(closed(60, 122), (Some(60), 54));
-    assert_eq!(closed(20, 143), (Some(60), 18), "nothing is learnt, and nothing is risked");
-    assert_eq!(closed(60, 204), (Some(60), 18));
-    assert_eq!(closed(60, 265), (Some(60), 54));
+    assert_eq!(closed(60, 100), (None, 4));
+    for close in 2..=6 {
+        assert_eq!(closed(60, close * 100), (Some(60), 54));
+    }
+    assert_eq!(closed(20, 700), (Some(60), 18), "nothing is learnt, and nothing is risked");
+    assert_eq!(closed(60, 800), (Some(60), 18));
+    assert_eq!(closed(60, 900), (Some(60), 54));
 }
 
 /// Runs a far end without an idle timeout through noise; returns in how many seeds anything was believed at the end.

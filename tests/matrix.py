@@ -52,11 +52,12 @@ def envoy(version, pattern):
 
 def test_binary():
     """Builds the end-to-end tests, and returns the program."""
-    command = ["cargo", "test", "--locked", "--no-run", "--test", "envoy", "--message-format=json"]
+    # The whole workspace, or its features would be others than those that `make test` has built.
+    command = ["cargo", "test", "--locked", "--workspace", "--no-run", "--test", "envoy", "--message-format=json"]
     output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     for line in output.splitlines():
         message = json.loads(line)
-        if message.get("executable") and message["target"]["name"] == "envoy":
+        if message.get("executable") and message["manifest_path"] == str(ROOT / "Cargo.toml"):
             return message["executable"]
     sys.exit("cargo built no tests named `envoy`")
 

@@ -193,18 +193,20 @@ fn connection_events(filter: &Filter, counts: &mut Counts) -> Result<()> {
     Ok(())
 }
 
+/// A connection that has served one exchange, and idles.
+fn open(vm: &mut Vm, root: i32) -> Result<()> {
+    let connection = vm.stream(root)?;
+    vm.on_new_connection(connection)?;
+    vm.on_data(connection, Buffer::Downstream, REQUEST)?;
+    vm.on_data(connection, Buffer::Upstream, RESPONSE)?;
+    Ok(())
+}
+
 /// Ticks, with so many idle connections of which none or a hundred are due; and what a connection takes.
 fn ticks(filter: &Filter, counts: &mut Counts) -> Result<()> {
     const PERIOD: u64 = 100 * MILLISECOND;
     const LIMIT: u64 = 54_000 * MILLISECOND;
     let (mut vm, root, _) = worker(filter, POLICY, &http(Some(POLICY), false, false))?;
-    let open = |vm: &mut Vm| {
-        let connection = vm.stream(root)?;
-        vm.on_new_connection(connection)?;
-        vm.on_data(connection, Buffer::Downstream, REQUEST)?;
-        vm.on_data(connection, Buffer::Upstream, RESPONSE)?;
-        anyhow::Ok(connection)
-    };
     let tick = |vm: &mut Vm| {
         vm.host().advance(PERIOD);
         vm.count(|vm| vm.on_tick(root))
@@ -213,7 +215,7 @@ fn ticks(filter: &Filter, counts: &mut Counts) -> Result<()> {
     let first = vm.memory()?;
     for (wanted, name) in [(0, "0"), (1_000, "1,000"), (100_000, "100,000")] {
         while connections < wanted {
-            open(&mut vm)?;
+            open(&mut vm, root)?;
             connections += 1;
         }
         if wanted == 100_000 {
@@ -233,19 +235,12 @@ fn ticks(filter: &Filter, counts: &mut Counts) -> Result<()> {
     }
     for (idle, name) in [(1_000, "1,000"), (100_000, "100,000")] {
         let (mut vm, root, _) = worker(filter, POLICY, &http(Some(POLICY), false, false))?;
-        let open = |vm: &mut Vm| {
-            let connection = vm.stream(root)?;
-            vm.on_new_connection(connection)?;
-            vm.on_data(connection, Buffer::Downstream, REQUEST)?;
-            vm.on_data(connection, Buffer::Upstream, RESPONSE)?;
-            anyhow::Ok(connection)
-        };
         for _ in 0..100 {
-            open(&mut vm)?;
+            open(&mut vm, root)?;
         }
         vm.host().advance(LIMIT / 2);
         for _ in 100..idle {
-            open(&mut vm)?;
+            open(&mut vm, root)?;
         }
         vm.host().advance(LIMIT / 2 - 2 * PERIOD);
         let mut instructions = 0;

@@ -1,21 +1,14 @@
 //! What the client-address rules cost a request.
 #![allow(clippy::expect_used, missing_docs)]
 
-use std::path::Path;
+mod support;
 
 use idleguard_counts::{Cost, Map, Vm};
 use serde_json::{Value, json};
 
 /// The filter with these rules, and a peer.
 fn vm(client_ip: &Value) -> Option<(Vm, i32)> {
-    let wasm = std::env::var_os("IDLEGUARD_WASM")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../idleguard.wasm"), Into::into);
-    if !wasm.is_file() {
-        assert!(std::env::var_os("IDLEGUARD_NO_SKIP").is_none(), "no filter: `make build` makes it");
-        eprintln!("skipped: no filter: `make build` makes it");
-        return None;
-    }
-    let mut vm = Vm::load(wasm).expect("a filter");
+    let mut vm = support::filter()?.start().expect("a VM");
     let root = vm.configure(&json!({"filter": "http", "client_ip": client_ip}).to_string()).expect("a configuration");
     vm.host().set_property(&["filter_state", "idleguard.peer"], "10.0.0.1:41000");
     Some((vm, root))

@@ -1,20 +1,13 @@
 //! What the connection filter costs: bytes copied, host calls, instructions.
 #![allow(clippy::expect_used, missing_docs)]
 
-use std::path::Path;
+mod support;
 
 use idleguard_counts::{Buffer, Vm};
 use serde_json::json;
 
 fn vm() -> Option<(Vm, i32)> {
-    let wasm = std::env::var_os("IDLEGUARD_WASM")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../idleguard.wasm"), Into::into);
-    if !wasm.is_file() {
-        assert!(std::env::var_os("IDLEGUARD_NO_SKIP").is_none(), "no filter: `make build` makes it");
-        eprintln!("skipped: no filter: `make build` makes it");
-        return None;
-    }
-    let mut vm = Vm::load(wasm).expect("a filter");
+    let mut vm = support::filter()?.start().expect("a VM");
     let policy = json!({"lb_idle_timeout": "60s"});
     let json = json!({"filter": "connection", "destination": "payments", "policy": policy}).to_string();
     let root = vm.configure(&json).expect("a configuration");

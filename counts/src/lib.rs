@@ -177,7 +177,6 @@ impl Vm {
 
     /// The end of a request or a connection.
     pub fn end(&mut self, stream: i32) -> Result<()> {
-        self.call::<i32, i32>("proxy_on_done", stream)?;
         self.call("proxy_on_delete", stream)
     }
 

@@ -134,7 +134,7 @@ fn step(vm: &mut Vm, random: &mut Random) -> (String, Result<()>) {
     let size = if random.one_in(8) { random.next() as i32 } else { random.below(200) as i32 };
     let flag = random.below(3) as i32;
     let done = |result: Result<i32>| result.map(drop);
-    match random.below(20) {
+    match random.below(19) {
         0..=2 => {
             let parent = if random.one_in(5) { 0 } else { random.below(5) as i32 };
             (format!("create {id} of {parent}"), vm.call("proxy_on_context_create", (id, parent)))
@@ -195,8 +195,7 @@ fn step(vm: &mut Vm, random: &mut Random) -> (String, Result<()>) {
             let peer = if random.one_in(4) { random.next() as i32 } else { flag };
             (format!("close {id} by {peer}"), vm.call("proxy_on_downstream_connection_close", (id, peer)))
         }
-        17 => (format!("done {id}"), done(vm.call("proxy_on_done", id))),
-        18 => (format!("delete {id}"), vm.call("proxy_on_delete", id)),
+        17 => (format!("delete {id}"), vm.call("proxy_on_delete", id)),
         _ => {
             let size = *random.of(&[0, 1, 8, 4_096, 100_000]);
             (format!("allocate {size}"), done(vm.call("proxy_on_memory_allocate", size)))

@@ -14,7 +14,6 @@ const CALLBACKS: &[&str] = &[
     "context_create",
     "configure",
     "tick",
-    "done",
     "delete",
     "new_connection",
     "downstream_data",

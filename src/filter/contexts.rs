@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
-use proxy_wasm::traits::{Context, HttpContext, StreamContext};
+use proxy_wasm::traits::{HttpContext, StreamContext};
 use proxy_wasm::types::{Action, PeerType};
 
 use super::Root;
@@ -107,20 +107,19 @@ pub(crate) fn on_tick(id: u32) {
     }
 }
 
-/// Whether the context may be deleted now.
-pub(crate) fn on_done(id: u32) -> bool {
-    with_stream(id, |stream| match stream {
-        Stream::Http(filter) => filter.on_done(),
-        Stream::Connection(filter) => filter.on_done(),
-    })
-    .unwrap_or(true)
-}
-
+/// The end of a context. Envoy calls `proxy_on_done` just before, if a module has it; this one doesn't, because to enter the
+/// VM once more for every request would be felt, and all that could be asked then can still be asked now.
 pub(crate) fn on_delete(id: u32) {
     let gone = with_contexts(|contexts| match contexts.streams.remove(&id) {
         None => (contexts.take_root(id), None),
         stream => (None, stream),
     });
+    if let Some((_, Some(stream))) = &gone
+        && let Ok(mut stream) = stream.try_borrow_mut()
+        && let Stream::Http(filter) = &mut *stream
+    {
+        filter.on_delete();
+    }
     drop(gone); // as in `create`
 }
 

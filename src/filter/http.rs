@@ -309,9 +309,12 @@ fn has_idempotent_method() -> bool {
     method.is_some_and(|method| is_idempotent(&method))
 }
 
-impl Context for HttpFilter {
-    fn on_done(&mut self) -> bool {
-        let Some((id, generation)) = self.admitted.take() else { return true };
+impl Context for HttpFilter {}
+
+impl HttpFilter {
+    /// The request has ended, one way or another; the host still knows it.
+    pub(super) fn on_delete(&mut self) {
+        let Some((id, generation)) = self.admitted.take() else { return };
         let now = host::now();
         if let Some(begun) = self.unseen_since {
             unseen_end(id, begun, now).unwrap_or_else(host::report);
@@ -321,7 +324,6 @@ impl Context for HttpFilter {
         // Asked for only when it matters: a host call for every request would be felt.
         let end = if is_delicate && has_response_flags() { End::Aborted } else { End::Answered };
         with_worker(|worker| worker.end(id, generation, end));
-        true
     }
 }
 

@@ -21,11 +21,6 @@ extern "C" fn on_tick(root: u32) {
     contexts::on_tick(root);
 }
 
-#[unsafe(export_name = "idleguard_on_done")]
-extern "C" fn on_done(context: u32) -> bool {
-    contexts::on_done(context)
-}
-
 #[unsafe(export_name = "idleguard_on_delete")]
 extern "C" fn on_delete(context: u32) {
     contexts::on_delete(context);

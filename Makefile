@@ -107,7 +107,7 @@ dashboard: build envoy servers ## draws docs/dashboard.svg: the panels of the Gr
 BENCH_ARGUMENTS = $(if $(QUICK),--quick) $(if $(SECTIONS),--sections $(SECTIONS))
 
 .PHONY: bench
-bench: build envoy servers noop ## 20 min: idleguard beside what there is today; QUICK=1, or SECTIONS=correctness,race,cpu,latency,scale
+bench: build envoy servers noop ## 20 min: idleguard beside what there is today; QUICK=1, or SECTIONS=correctness,race,cpu,calls,latency,scale
 	@cargo build --locked --quiet -p idleguard-bench
 	@exec $(CARGO_TARGET_DIR)/debug/idleguard-bench $(BENCH_ARGUMENTS)
 
@@ -118,8 +118,10 @@ bench-draw: ## tables and pictures again, from bench/results/*.json
 .PHONY: noop
 noop: target-installed
 	@mkdir -p .run
-	@cargo build --locked --quiet --release --target $(WASM_TARGET) -p idleguard-noop
-	@cargo run --locked --quiet -p idleguard-postlink -- $(CARGO_TARGET_DIR)/$(WASM_TARGET)/release/idleguard_noop.wasm .run/noop.wasm
+	@cargo build --locked --quiet --release --target $(WASM_TARGET) -p idleguard-noop -p idleguard-calls
+	@for module in noop calls; do \
+	  cargo run --locked --quiet -p idleguard-postlink -- $(CARGO_TARGET_DIR)/$(WASM_TARGET)/release/idleguard_$$module.wasm .run/$$module.wasm; \
+	done
 
 .PHONY: test
 test: lint build envoy servers clients ## everything that must pass

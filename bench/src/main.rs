@@ -1,5 +1,6 @@
 //! `make bench`: idleguard beside what there is today. Measures section by section, then draws tables and pictures.
 
+mod calls;
 mod clients;
 mod correctness;
 mod cpu;
@@ -59,6 +60,7 @@ enum Part {
     Correctness,
     Race,
     Cpu,
+    Calls,
     Latency,
     Scale,
 }
@@ -102,6 +104,7 @@ async fn measure(arguments: &Arguments, part: Part, directory: &Path) -> Result<
         Part::Correctness => serde_json::to_value(correctness::run(&plan(arguments)).await?)?,
         Part::Race => serde_json::to_value(race::run(pick(3, 1), pick(10, 5)).await?)?,
         Part::Cpu => serde_json::to_value(cpu::run(pick(25, 5) as usize).await?)?,
+        Part::Calls => serde_json::to_value(calls::run(pick(25, 5) as usize).await?)?,
         Part::Latency => {
             let slice = Duration::from_millis(pick(1_000, 500));
             serde_json::to_value(latency::run(pick(20, 5) as usize, slice, 1_000.0).await?)?
@@ -122,6 +125,7 @@ impl Part {
             Self::Correctness => "correctness",
             Self::Race => "race",
             Self::Cpu => "cpu",
+            Self::Calls => "calls",
             Self::Latency => "latency",
             Self::Scale => "scale",
         }

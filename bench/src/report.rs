@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use idleguard_harness::project;
 
 use crate::{
+    calls::Call,
     correctness::Cell,
     cpu::Cost,
     latency::Latency,
@@ -23,6 +24,7 @@ pub struct Everything {
     correctness: Option<Section<Vec<Cell>>>,
     race: Option<Section<Vec<Run>>>,
     cpu: Option<Section<Vec<Cost>>>,
+    calls: Option<Section<Vec<Call>>>,
     latency: Option<Section<Vec<Latency>>>,
     scale: Option<Section<Vec<scale::Load>>>,
 }
@@ -33,6 +35,7 @@ impl Everything {
             correctness: results::load(directory, "correctness")?,
             race: results::load(directory, "race")?,
             cpu: results::load(directory, "cpu")?,
+            calls: results::load(directory, "calls")?,
             latency: results::load(directory, "latency")?,
             scale: results::load(directory, "scale")?,
         })
@@ -57,6 +60,9 @@ pub fn write(directory: &Path, documentation: bool) -> Result<()> {
     if let Some(section) = &all.cpu {
         picture::cpu(&directory.join("cpu.svg"), &section.results)?;
         blocks.push(("cpu", tables::cpu(&section.results)));
+    }
+    if let Some(section) = &all.calls {
+        blocks.push(("calls", tables::calls(&section.results)));
     }
     if let Some(section) = &all.latency {
         picture::latency(&directory.join("latency.svg"), &section.results)?;
@@ -105,6 +111,7 @@ fn settings_of(all: &Everything) -> Vec<(&'static str, &Setting, u64)> {
         of("failures and connections", &all.correctness),
         of("race", &all.race),
         of("CPU", &all.cpu),
+        of("calls", &all.calls),
         of("latency", &all.latency),
         of("scale", &all.scale),
     ];

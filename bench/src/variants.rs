@@ -91,8 +91,7 @@ impl Variant {
                 unguarded(config).insert(&format!("{http}/http_filters"), Some(0), lua)
             }
             Self::NoopHttp => {
-                let filter = guarded(config.clone(), &json!("http"), &Value::Null, &noop()?);
-                with_http_filter(unguarded(config), &filter)
+                return with_module(far_end, &noop()?, &json!("http"));
             }
             Self::ClientIp => {
                 let told = json!({ "filter": "http", "client_ip": client_ip });
@@ -119,6 +118,13 @@ impl Variant {
                 .connection_filter(&json!({ "filter": "connection", "destination": "payments", "policy": guard })),
         })
     }
+}
+
+/// Plain Envoy with another module's HTTP filter, told this text.
+pub fn with_module(far_end: &[SocketAddr], module: &std::path::Path, told: &Value) -> Result<Config> {
+    let config = far_ends(Config::project()?.free_ports(), far_end);
+    let filter = guarded(config.clone(), told, &Value::Null, module);
+    Ok(with_http_filter(unguarded(config), &filter))
 }
 
 const GUARD: &str = "static_resources/listeners/payments-guard/filter_chains/0";

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
+    calls::Call,
     correctness::{Cell, LbMode, Shape, Tally},
     cpu::{Cost, Traffic},
     latency::Latency,
@@ -228,6 +229,17 @@ pub(super) fn cpu(costs: &[Cost]) -> String {
             text.push_str(&row([cost.variant.label().to_owned(), micros, ratio(cost.ratio), noop]));
         }
         text.push('\n');
+    }
+    text
+}
+
+/// Calls of the host.
+pub(super) fn calls(calls: &[Call]) -> String {
+    let names = ["", "CPU µs per call", "calls for a request", "CPU µs for a request"];
+    let mut text = head(names.map(str::to_owned).into());
+    for Call { what, in_a_request, micros } in calls {
+        let sum = format!("{:.1}", micros.median * f64::from(*in_a_request));
+        text.push_str(&row([what.clone(), ratio(*micros), in_a_request.to_string(), sum]));
     }
     text
 }

@@ -1,40 +1,27 @@
 //! One upstream connection, as its worker knows it: where it stands, and until when it may be used.
 
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::idle_list::Links;
-use crate::time::{Timestamp, nanos};
+use crate::time::{Moment, Timestamp};
+use crate::timers::Timer;
 
-/// A duration or a point in time in nanoseconds, whose `Option` takes no more room: there may be a hundred thousand connections.
+/// A duration in whole milliseconds, rounded down, up to 49 days; an `Option` of it takes no more room. There may be a hundred
+/// thousand connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Nanos(NonZeroU64);
+pub struct Millis(NonZeroU32);
 
-impl Nanos {
-    fn new(nanos: u64) -> Self {
-        Self(NonZeroU64::MIN.saturating_add(nanos))
-    }
-
-    fn get(self) -> u64 {
-        self.0.get().saturating_sub(1)
-    }
-}
-
-impl From<Duration> for Nanos {
+impl From<Duration> for Millis {
     fn from(duration: Duration) -> Self {
-        Self::new(nanos(duration))
+        let millis = duration.as_secs().saturating_mul(1_000).saturating_add(duration.subsec_millis().into());
+        Self(NonZeroU32::MIN.saturating_add(u32::try_from(millis).unwrap_or(u32::MAX)))
     }
 }
 
-impl From<Nanos> for Duration {
-    fn from(nanos: Nanos) -> Self {
-        Self::from_nanos(nanos.get())
-    }
-}
-
-impl From<Timestamp> for Nanos {
-    fn from(at: Timestamp) -> Self {
-        Self::new(at.as_nanos())
+impl From<Millis> for Duration {
+    fn from(millis: Millis) -> Self {
+        Self::from_millis(millis.0.get().saturating_sub(1).into())
     }
 }
 
@@ -82,19 +69,19 @@ pub enum Phase {
         /// How many.
         in_flight: NonZeroU32,
         /// The idle age at which the oldest of them found the connection; `None` on a connection fresh from the far end.
-        reused_at_age: Option<Nanos>,
+        reused_at_age: Option<Millis>,
         /// Whether a byte has come back since.
         answered: bool,
     },
     /// No exchange in flight; the last byte, either way, passed at `since`.
     Idle {
         /// When the last byte passed.
-        since: Timestamp,
+        since: Moment,
     },
     /// Fenced, and left open to see at which idle age the far end closes it.
     Sentinel {
         /// When the last byte passed.
-        since: Timestamp,
+        since: Moment,
     },
     /// Still open, but the pool will not use it again: a tunnel, or an end that was announced.
     Spent,
@@ -135,29 +122,59 @@ pub struct Connection {
     pub phase: Phase,
     /// When it was opened. The far end's idle timer starts here, if not at the first byte.
     pub opened_at: Timestamp,
-    /// When it is to be retired; the end of time if it may grow old.
-    pub retire_at: Timestamp,
+    /// How old it may become.
+    pub lifetime: Option<Millis>,
     /// Whether it may wait a little for another exchange when its lifetime is over: its response announces the close, which
     /// spares the connections beside it. None where that can't be announced.
     pub has_grace: bool,
     /// The limit that its far end announced.
-    pub hinted_limit: Option<Nanos>,
+    pub hinted_limit: Option<Millis>,
     /// Exchanges that its far end will still serve, if it said so.
     pub exchanges_left: Option<ExchangesLeft>,
-    /// Since when no request is given to it, although its generation goes on.
-    pub fenced_at: Option<Nanos>,
-    /// Its valid entry in the queue of timers.
-    pub queued_for: Timestamp,
-    /// Its neighbours in the list that it is in.
+    /// Whether no request is given to it, although its generation goes on.
+    pub is_fenced: bool,
+    /// When it is looked at: at a time before which it can't expire.
+    pub timer: Timer,
+    /// The list that it is in.
+    pub list: Option<Order>,
+    /// Its neighbours there.
     pub links: Links,
 }
 
+#[cfg(target_arch = "wasm32")]
+const _: () = assert!(size_of::<Connection>() <= 64);
+
 impl Connection {
+    /// One that was opened at `now` and may be handed out at any time.
+    pub fn new(context: u32, now: Timestamp) -> Self {
+        Self {
+            context,
+            generation: Generation(0),
+            order: Order::Loose,
+            phase: Phase::Unused,
+            opened_at: now,
+            lifetime: None,
+            has_grace: false,
+            hinted_limit: None,
+            exchanges_left: None,
+            is_fenced: false,
+            timer: Timer::default(),
+            list: None,
+            links: Links::default(),
+        }
+    }
+
+    /// When it is to be retired; the end of time if it may grow old.
+    pub fn retire_at(&self) -> Timestamp {
+        const NEVER: Timestamp = Timestamp::from_nanos(u64::MAX);
+        self.lifetime.map_or(NEVER, |lifetime| self.opened_at.after(lifetime.into()))
+    }
+
     /// Since when nothing has passed, if it waits for an exchange.
     pub fn idle_since(&self) -> Option<Timestamp> {
         match self.phase {
             Phase::Unused => Some(self.opened_at),
-            Phase::Idle { since } | Phase::Sentinel { since } => Some(since),
+            Phase::Idle { since } | Phase::Sentinel { since } => Some(since.into()),
             Phase::Busy { .. } | Phase::Spent | Phase::Closing | Phase::Gone => None,
         }
     }
@@ -169,7 +186,7 @@ impl Connection {
 
     /// Whether no request may be given to it, whatever its idle age.
     pub fn is_out_of_use(&self) -> bool {
-        self.fenced_at.is_some() || matches!(self.phase, Phase::Sentinel { .. } | Phase::Closing | Phase::Gone)
+        self.is_fenced || matches!(self.phase, Phase::Sentinel { .. } | Phase::Closing | Phase::Gone)
     }
 
     /// Whether no request may be given to it at `now`. `limit` is the destination's idle limit.
@@ -186,7 +203,7 @@ impl Connection {
         }
         let limit = self.hinted_limit.map_or(limit, |hinted| Duration::from(hinted).min(limit));
         let grace = if self.has_grace { LIFETIME_GRACE } else { Duration::ZERO };
-        Some(since.after(limit).min(self.retire_at.max(since.after(grace))))
+        Some(since.after(limit).min(self.retire_at().max(since.after(grace))))
     }
 }
 
@@ -195,15 +212,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_costs_at_most_88_bytes() {
-        assert!(size_of::<Connection>() <= 88, "{}", size_of::<Connection>());
+    fn a_connection_costs_at_most_64_bytes() {
+        assert!(size_of::<Connection>() <= 64, "{}", size_of::<Connection>());
     }
 
     #[test]
     fn what_is_small_is_exact() {
-        for nanos in [0, 1, 999_999_999, u64::MAX - 1] {
-            assert_eq!(Duration::from(Nanos::from(Duration::from_nanos(nanos))), Duration::from_nanos(nanos));
+        for millis in [0, 1, 999, 4_294_967_294] {
+            assert_eq!(Duration::from(Millis::from(Duration::from_millis(millis))), Duration::from_millis(millis));
         }
+        assert_eq!(Duration::from(Millis::from(Duration::from_nanos(1_999_999))), Duration::from_millis(1));
+        assert_eq!(Duration::from(Millis::from(Duration::MAX)), Duration::from_millis(4_294_967_294));
         assert_eq!([0, 1, u32::MAX - 1].map(|left| u32::from(ExchangesLeft::from(left))), [0, 1, u32::MAX - 1]);
     }
 }

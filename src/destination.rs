@@ -20,24 +20,23 @@
 //!   have expired, or all generations are retired.
 //! - A request that another filter holds back after ours is not covered: the filter must be the last one before the router.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::time::Duration;
 
-use slab::Slab;
-
-use crate::connection::{CloseCause, Connection, ConnectionKey, ExchangesLeft, Generation, Nanos, Order, Phase};
+use crate::connection::{CloseCause, Connection, ConnectionKey, ExchangesLeft, Generation, Millis, Order, Phase};
 use crate::fence::{Fence, Steer};
-use crate::idle_list::{IdleList, Links};
+use crate::idle_list::IdleList;
 use crate::learner::closes::tolerated;
 use crate::learner::{Bracket, Evidence, Rules};
 use crate::learning::{Learning, News};
 use crate::metrics::{DestinationMetric, Tally};
 use crate::policy::{LbIdleTimeout, Policy};
 use crate::pool::Pool;
+use crate::slab::Slab;
 use crate::time::Timestamp;
+use crate::timers::{PRECISION, Timers};
 use crate::turns::{TURNS_IN_PIPE, Turn, Turns};
 use crate::unseen::{Ending, Unseen};
 
@@ -49,17 +48,11 @@ pub const REAP_DELAY: Duration = Duration::from_millis(100);
 /// in between don't wait.
 const CLOSES_PER_TICK: usize = 512;
 
-/// Timers of closed connections that are kept until they would be due; beyond them, as many as there are connections.
-const STALE_TIMERS: usize = 1024;
-
 /// How long before an expiry it begins to matter how requests end; longer than a turn of the event loop should take.
 const DELICATE: Duration = Duration::from_millis(200);
 
 /// So many connections may be opened anew to have one of them watched.
 const FEW: usize = 4;
-
-/// The end of time.
-const NEVER: Timestamp = Timestamp::from_nanos(u64::MAX);
 
 /// The answer to a request.
 #[derive(Clone, Debug)]
@@ -145,8 +138,7 @@ pub struct Destination {
     loose: IdleList,
     /// How many in `loose` are out of use.
     loose_out_of_use: usize,
-    /// When to look at a connection: a time before which it can't expire. One valid entry a connection.
-    timers: BinaryHeap<Reverse<(Timestamp, ConnectionKey)>>,
+    timers: Timers,
     /// Fenced connections, in the order in which they were fenced.
     retiring: VecDeque<(Timestamp, ConnectionKey)>,
     /// Closed connections that the pool may not have heard of, with the tick from which on it must have.
@@ -183,10 +175,10 @@ impl Destination {
             endpoints: Endpoints::None,
             fence: Fence::new(salt),
             turns: Turns::new(tick_period(Duration::MAX), now),
-            connections: Slab::new(),
+            connections: Slab::default(),
             loose: IdleList::default(),
             loose_out_of_use: 0,
-            timers: BinaryHeap::new(),
+            timers: Timers::default(),
             retiring: VecDeque::new(),
             gone: VecDeque::new(),
             aborted: VecDeque::new(),
@@ -233,7 +225,7 @@ impl Destination {
         self.limit = limit;
         self.turns.set_period(tick_period(limit));
         if lowered {
-            self.requeue_all();
+            self.requeue_all(now);
         }
     }
 
@@ -413,7 +405,7 @@ impl Destination {
             self.unlink(key);
             let Some(connection) = self.get(key) else { continue };
             match connection.phase {
-                Phase::Gone => drop(self.connections.try_remove(key.slot as usize)),
+                Phase::Gone => self.remove(key),
                 Phase::Sentinel { .. } | Phase::Closing => {}
                 _ => self.fence_one(key, now),
             }
@@ -435,27 +427,20 @@ impl Destination {
     ) -> ConnectionKey {
         self.note_endpoint(endpoint, now);
         let latest = self.fence.latest();
-        let retire_at = policy.max_lifetime.map_or(NEVER, |lifetime| {
+        let lifetime = policy.max_lifetime.map(|lifetime| {
             let share = (policy.lifetime_jitter * chance).clamp(0.0, 1.0);
-            now.after(lifetime.saturating_sub(lifetime.mul_f64(share)))
+            Millis::from(lifetime.saturating_sub(lifetime.mul_f64(share)))
         });
         let order = match (for_generation, &self.endpoints) {
             (Some(_), Endpoints::One(_)) => Order::Stacked,
             _ => Order::Loose,
         };
         let connection = Connection {
-            context,
             generation: for_generation.unwrap_or(latest),
             order,
             phase: Phase::Spent,
-            opened_at: now,
-            retire_at,
-            has_grace: false,
-            hinted_limit: None,
-            exchanges_left: None,
-            fenced_at: None,
-            queued_for: NEVER,
-            links: Links::default(),
+            lifetime,
+            ..Connection::new(context, now)
         };
         let slot = u32::try_from(self.connections.insert(connection)).unwrap_or(u32::MAX);
         let key = ConnectionKey { slot, context };
@@ -517,15 +502,18 @@ impl Destination {
                 if let Some(age) = reused_at_age.filter(|_| answered && !was_answered) {
                     self.observe(Evidence::Succeeded { age: age.into() }, now);
                 }
-                self.unlink(key);
-                self.update(key, |connection| connection.phase = Phase::Busy { in_flight, reused_at_age, answered });
+                let phase = Phase::Busy { in_flight, reused_at_age, answered };
+                if self.get(key).is_some_and(|connection| connection.phase != phase) {
+                    self.unlink(key);
+                    self.update(key, |connection| connection.phase = phase);
+                }
             }
             // Without an HTTP filter it is no pool's, and whoever has it may go on using it.
             None if !seen.reusable && self.has_requests => {
                 self.unlink(key);
                 self.update(key, |connection| connection.phase = Phase::Spent);
             }
-            None => self.become_idle(key, Phase::Idle { since: now }, now),
+            None => self.become_idle(key, Phase::Idle { since: now.into() }, now),
         }
         if !seen.stacked && seen.reusable && seen.in_flight > 0 {
             self.end_generation_of_the_old(key, now);
@@ -535,7 +523,7 @@ impl Destination {
     /// On HTTP/2 a connection can be busy for ever: when its lifetime is over, no more streams are given to it.
     fn end_generation_of_the_old(&mut self, key: ConnectionKey, now: Timestamp) {
         let Some(connection) = self.connections.get(key.slot as usize) else { return };
-        if self.has_requests && connection.retire_at <= now && self.fence.may_use(connection) {
+        if self.has_requests && connection.retire_at() <= now && self.fence.may_use(connection) {
             self.retire_all(now);
         }
     }
@@ -556,7 +544,7 @@ impl Destination {
             Some(left) => left == 0,
             None => connection.exchanges_left() == Some(1),
         };
-        let is_over = connection.retire_at <= now || (policy.honor_keep_alive && is_served);
+        let is_over = connection.retire_at() <= now || (policy.honor_keep_alive && is_served);
         has_requests && is_over && matches!(connection.phase, Phase::Busy { .. })
     }
 
@@ -570,15 +558,15 @@ impl Destination {
         self.unlink(key);
         let Some(connection) = self.get(key) else { return };
         let reused_at_age = match connection.phase {
-            Phase::Idle { since } => Some(now.since(since)),
+            Phase::Idle { since } => Some(now.since(since.into())),
             _ => None,
         };
         if let Some(age) = reused_at_age {
             self.tally.age(DestinationMetric::ReuseIdleAge, age);
         }
         self.update(key, |connection| {
-            connection.fenced_at = None;
-            let reused_at_age = reused_at_age.map(Nanos::from);
+            connection.is_fenced = false;
+            let reused_at_age = reused_at_age.map(Millis::from);
             connection.phase = Phase::Busy { in_flight: NonZeroU32::MIN, reused_at_age, answered: false };
         });
     }
@@ -588,11 +576,10 @@ impl Destination {
         self.unlink(key);
         self.update(key, |connection| {
             connection.phase = phase;
-            connection.fenced_at = None;
+            connection.is_fenced = false;
         });
         let Some(connection) = self.get(key) else { return };
-        let (expires_at, queued_for, generation) =
-            (connection.expires_at(limit), connection.queued_for, connection.generation);
+        let (expires_at, generation) = (connection.expires_at(limit), connection.generation);
         if !self.connections.get(key.slot as usize).is_some_and(|connection| self.fence.may_use(connection)) {
             return self.fence_one(key, now);
         }
@@ -604,14 +591,14 @@ impl Destination {
         }
         match expires_at {
             Some(at) if at <= now => self.fence_one(key, now),
-            Some(at) if at < queued_for => self.queue(key, at),
-            _ => {}
+            Some(at) => self.timers.set(&mut self.connections, key.slot, at, now),
+            None => {}
         }
     }
 
     /// From now on no request gets this connection: it is closed a little later, unless the pool knows better.
     fn fence_one(&mut self, key: ConnectionKey, now: Timestamp) {
-        self.update(key, |connection| connection.fenced_at = Some(now.into()));
+        self.update(key, |connection| connection.is_fenced = true);
         self.retiring.push_back((now, key));
     }
 
@@ -621,7 +608,7 @@ impl Destination {
         match connection.phase {
             Phase::Unused => self.set_gone(key),
             Phase::Idle { since } | Phase::Sentinel { since } => {
-                let (age, connection_age) = (now.since(since), now.since(connection.opened_at));
+                let (age, connection_age) = (now.since(since.into()), now.since(connection.opened_at));
                 let is_sentinel = matches!(connection.phase, Phase::Sentinel { .. });
                 self.tally.count(DestinationMetric::ConnectionsClosedByPeerIdle);
                 self.tally.age(DestinationMetric::PeerCloseIdleAge, age);
@@ -663,7 +650,7 @@ impl Destination {
     /// The connection is closed as far as we know; it keeps its place in the stack until the pool must know, too.
     fn set_gone(&mut self, key: ConnectionKey) {
         self.update(key, |connection| connection.phase = Phase::Gone);
-        if self.get(key).is_some_and(|connection| connection.links.list().is_some()) {
+        if self.get(key).is_some_and(|connection| connection.list.is_some()) {
             let forget_at = self.turns.count().saturating_add(TURNS_IN_PIPE as u64);
             self.gone.push_back((forget_at, key));
         } else {
@@ -684,12 +671,8 @@ impl Destination {
     }
 
     fn run_timers(&mut self, now: Timestamp) {
-        while let Some(Reverse((at, key))) = self.timers.peek().copied() {
-            if at > now {
-                break;
-            }
-            self.timers.pop();
-            self.on_timer(at, key, now);
+        while let Some(slot) = self.timers.pop(&mut self.connections, now) {
+            self.on_timer(slot, now);
         }
     }
 
@@ -710,19 +693,13 @@ impl Destination {
         }
     }
 
-    fn on_timer(&mut self, at: Timestamp, key: ConnectionKey, now: Timestamp) {
-        let limit = self.limit;
-        let Some(connection) = self.get(key) else { return };
-        if connection.queued_for != at {
-            return; // an earlier entry took its place
-        }
-        connection.queued_for = NEVER;
-        let is_fenced = connection.fenced_at.is_some();
-        match connection.expires_at(limit) {
-            Some(_) if is_fenced => {} // a sentinel, too
-            Some(expires_at) if expires_at <= now => self.fence_one(key, now),
-            Some(expires_at) => self.queue(key, expires_at),
-            None => {} // queued again when it becomes idle
+    fn on_timer(&mut self, slot: u32, now: Timestamp) {
+        let Some(connection) = self.connections.get(slot as usize) else { return };
+        match connection.expires_at(self.limit) {
+            Some(_) if connection.is_fenced => {} // a sentinel, too
+            Some(at) if at < now.after(PRECISION) => self.fence_one(key_of((slot, connection)), now),
+            Some(at) => self.timers.set(&mut self.connections, slot, at, now),
+            None => {} // set again when it becomes idle
         }
     }
 
@@ -740,21 +717,21 @@ impl Destination {
             let Some(connection) = self.get(key) else { continue };
             let idle_since = match connection.phase {
                 Phase::Unused => Some(connection.opened_at),
-                Phase::Idle { since } => Some(since),
+                Phase::Idle { since } => Some(since.into()),
                 _ => None,
             };
-            let Some(idle_since) = idle_since.filter(|_| connection.fenced_at == Some(fenced_at.into())) else {
+            let Some(idle_since) = idle_since.filter(|since| connection.is_fenced && *since <= fenced_at) else {
                 continue; // it was used since, and is fenced again when that exchange ends
             };
             let unused = connection.phase == Phase::Unused;
-            let cause = if connection.retire_at <= now || connection.exchanges_left() == Some(0) {
+            let cause = if connection.retire_at() <= now || connection.exchanges_left() == Some(0) {
                 CloseCause::Retired
             } else {
                 CloseCause::Reaped
             };
             if !unused && cause == CloseCause::Reaped && self.wants_sentinel() {
                 self.sentinel = Some(key);
-                self.update(key, |connection| connection.phase = Phase::Sentinel { since: idle_since });
+                self.update(key, |connection| connection.phase = Phase::Sentinel { since: idle_since.into() });
                 continue;
             }
             if !unused {
@@ -799,7 +776,7 @@ impl Destination {
         let key = self.sentinel?;
         let Phase::Sentinel { since } = self.get(key)?.phase else { return None };
         let longest = self.policies.iter().map(|(_, policy)| policy.sentinel_max).min()?;
-        if now.since(since) < longest {
+        if now.since(since.into()) < longest {
             return None;
         }
         self.close(key, CloseCause::Reaped);
@@ -856,7 +833,7 @@ impl Destination {
         let Some(connection) = self.get(key) else { return };
         let before = Counts::of(connection);
         change(connection);
-        let (after, list, generation) = (Counts::of(connection), connection.links.list(), connection.generation);
+        let (after, list, generation) = (Counts::of(connection), connection.list, connection.generation);
         let step = |count: u32, before: bool, after: bool| {
             count.saturating_sub(u32::from(before)).saturating_add(u32::from(after))
         };
@@ -885,7 +862,7 @@ impl Destination {
     fn unlink(&mut self, key: ConnectionKey) {
         let Some(connection) = self.get(key) else { return };
         let (is_out_of_use, generation) = (connection.is_out_of_use(), connection.generation);
-        let Some(list) = connection.links.list() else { return };
+        let Some(list) = connection.list else { return };
         if is_out_of_use {
             self.count_out_of_use(list, generation, false);
         }
@@ -901,30 +878,23 @@ impl Destination {
     fn forget(&mut self, key: ConnectionKey) {
         self.unlink(key);
         self.update(key, |connection| connection.phase = Phase::Gone);
+        self.remove(key);
+    }
+
+    fn remove(&mut self, key: ConnectionKey) {
         if self.get(key).is_some() {
+            self.timers.unset(&mut self.connections, key.slot);
             self.connections.try_remove(key.slot as usize);
         }
     }
 
-    fn queue(&mut self, key: ConnectionKey, at: Timestamp) {
-        if self.timers.len() > self.connections.len().saturating_mul(2).saturating_add(STALE_TIMERS) {
-            self.requeue_all(); // mostly of connections that have closed since
-        }
-        if let Some(connection) = self.get(key) {
-            connection.queued_for = at;
-            self.timers.push(Reverse((at, key)));
-        }
-    }
-
-    /// Makes all timers anew: the limit was lowered and they may be too late, or most of them are of no use.
-    fn requeue_all(&mut self) {
-        self.timers.clear();
-        let limit = self.limit;
-        for (slot, connection) in &mut self.connections {
-            connection.queued_for = NEVER;
-            let (Some(at), Ok(slot)) = (connection.expires_at(limit), u32::try_from(slot)) else { continue };
-            connection.queued_for = at;
-            self.timers.push(Reverse((at, ConnectionKey { slot, context: connection.context })));
+    /// The limit was lowered: timers may be too late.
+    fn requeue_all(&mut self, now: Timestamp) {
+        for slot in self.connections.indices() {
+            let expires_at = self.connections.get(slot).and_then(|connection| connection.expires_at(self.limit));
+            if let (Some(at), Ok(slot)) = (expires_at, u32::try_from(slot)) {
+                self.timers.set(&mut self.connections, slot, at, now);
+            }
         }
     }
 }

@@ -9,11 +9,10 @@
 //! take the requests, and its other connections are not lost. A generation is retired when it is empty, when there are too
 //! many, and when its connections are suspect.
 
-use slab::Slab;
-
 use crate::connection::{Connection, Generation, Order};
 use crate::idle_list::IdleList;
 use crate::pool::Pool;
+use crate::slab::Slab;
 use crate::time::Timestamp;
 
 /// Generations beside each other. Each that is blocked keeps some connections from being used; in bursts around the limit

@@ -42,9 +42,9 @@ impl Root {
     }
 
     /// A new request or connection; one that passes unseen while there is no configuration.
-    fn stream(&self, context: u32) -> Stream {
+    fn stream(&self) -> Stream {
         match &self.filter {
-            Some(Filter::Connection(root)) => Stream::Connection(ConnectionFilter::new(context, Some(Rc::clone(root)))),
+            Some(Filter::Connection(root)) => Stream::Connection(ConnectionFilter::new(Rc::clone(root))),
             Some(Filter::Http(root)) => Stream::Http(HttpFilter::new(Some(Rc::clone(root)))),
             None => Stream::Http(HttpFilter::new(None)),
         }

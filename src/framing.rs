@@ -123,15 +123,23 @@ impl Progress {
     }
 }
 
+/// How many bytes are to come; aligned as a `u32` is, because Wasm reads it as fast and nothing has to be padded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(Rust, packed(4))]
+struct Bytes(u64);
+
 /// Follows one connection; see the module's documentation.
 ///
-/// At most 48 bytes while idle on HTTP/1. There is heap memory only behind a head that has not arrived completely, and
+/// At most 36 bytes in Wasm. There is heap memory only behind a head that has not arrived completely, and
 /// for the streams of HTTP/2.
 #[derive(Debug)]
 pub struct Framing {
     state: State,
     reusable: bool,
 }
+
+#[cfg(target_arch = "wasm32")]
+const _: () = assert!(size_of::<Framing>() <= 36);
 
 #[derive(Debug)]
 enum State {
@@ -251,6 +259,11 @@ impl Framing {
             State::Http1(http1) => http1.in_flight() == 1 && !http1.response_started(),
             _ => false,
         }
+    }
+
+    /// A response was told to announce the close, see [`told_to_close`]: the connection will take no other exchange.
+    pub fn retire(&mut self) {
+        self.reusable = false;
     }
 
     /// `false` once the connection will take no other exchange: `Connection: close` on either side, HTTP/1.0 without

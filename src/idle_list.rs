@@ -1,9 +1,8 @@
 //! A list of idle connections, the one that became idle last on top, threaded through the connections themselves: adding
 //! and removing one is constant work, and costs no memory of its own.
 
-use slab::Slab;
-
 use crate::connection::{Connection, ConnectionKey, Order};
+use crate::slab::Slab;
 
 const NONE: u32 = u32::MAX;
 
@@ -12,19 +11,11 @@ const NONE: u32 = u32::MAX;
 pub struct Links {
     newer: u32,
     older: u32,
-    list: Option<Order>,
 }
 
 impl Default for Links {
     fn default() -> Self {
-        Self { newer: NONE, older: NONE, list: None }
-    }
-}
-
-impl Links {
-    /// The list that the connection is in.
-    pub fn list(self) -> Option<Order> {
-        self.list
+        Self { newer: NONE, older: NONE }
     }
 }
 
@@ -81,10 +72,11 @@ impl IdleList {
     /// Puts the connection in `slot` on top of this list, which is that of `order`. Does nothing if it is in a list.
     pub fn push(&mut self, connections: &mut Slab<Connection>, slot: u32, order: Order) {
         let Some(connection) = connections.get_mut(slot as usize) else { return };
-        if connection.links.list.is_some() {
+        if connection.list.is_some() {
             return;
         }
-        connection.links = Links { newer: NONE, older: self.newest, list: Some(order) };
+        connection.list = Some(order);
+        connection.links = Links { newer: NONE, older: self.newest };
         match connections.get_mut(self.newest as usize) {
             Some(below) => below.links.newer = slot,
             None => self.oldest = slot,
@@ -96,10 +88,10 @@ impl IdleList {
     /// Takes the connection in `slot`, which must be in this list or in none, out of it.
     pub fn remove(&mut self, connections: &mut Slab<Connection>, slot: u32) {
         let Some(connection) = connections.get_mut(slot as usize) else { return };
-        let links = std::mem::take(&mut connection.links);
-        if links.list.is_none() {
+        if connection.list.take().is_none() {
             return;
         }
+        let links = connection.links;
         match connections.get_mut(links.newer as usize) {
             Some(newer) => newer.links.older = links.older,
             None => self.newest = links.older,

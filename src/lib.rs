@@ -10,6 +10,7 @@
 //! | [`worker`], [`destination`] | what does this Envoy thread know, and what is to be done now? |
 //! | [`connection`], [`idle_list`] | where does a connection stand, and which ones have been idle for how long? |
 //! | [`fence`], [`pool`] | into which generation of connections may this request be put? |
+//! | [`slab`], [`timers`] | where is a connection kept, and when is it looked at? |
 //! | [`turns`] | what has the event loop done by now? |
 //! | [`framing`] | is an exchange in flight on this connection? |
 //! | [`learning`], [`learner`] | when does the far end drop an idle connection? |
@@ -37,7 +38,9 @@ pub mod policy;
 pub mod pool;
 pub mod probe;
 pub mod shared;
+pub mod slab;
 pub mod time;
+pub mod timers;
 pub mod turns;
 pub mod unseen;
 pub mod worker;

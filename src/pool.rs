@@ -17,11 +17,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use slab::Slab;
-
 use crate::connection::{Connection, Generation, Phase};
 use crate::fence::Steer;
 use crate::idle_list::IdleList;
+use crate::slab::Slab;
 use crate::time::Timestamp;
 
 /// How far down the stack the fence looks before it takes the pool for unsafe.

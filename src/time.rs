@@ -11,6 +11,23 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
+/// A [`Timestamp`] to be kept among small things: aligned as a `u32` is, it needs no padding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(Rust, packed(4))]
+pub struct Moment(u64);
+
+impl From<Timestamp> for Moment {
+    fn from(at: Timestamp) -> Self {
+        Self(at.0)
+    }
+}
+
+impl From<Moment> for Timestamp {
+    fn from(at: Moment) -> Self {
+        Self(at.0)
+    }
+}
+
 impl Timestamp {
     /// The timestamp `nanos` nanoseconds after the clock's start.
     pub const fn from_nanos(nanos: u64) -> Self {

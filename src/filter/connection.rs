@@ -1,11 +1,11 @@
 //! The connection filter: one internal connection, which is one upstream TCP connection.
 
 use std::cell::Cell;
+use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::time::Duration;
 
-use proxy_wasm::traits::{Context, StreamContext};
-use proxy_wasm::types::{Action, BufferType, PeerType};
+use proxy_wasm::types::{BufferType, PeerType};
 
 use crate::config::ConnectionConfig;
 use crate::connection::ConnectionKey;
@@ -119,57 +119,80 @@ impl Drop for ConnectionRoot {
     }
 }
 
-/// One upstream connection.
+/// One upstream connection. There may be a hundred thousand, each in an allocation of its own.
 pub(super) struct ConnectionFilter {
-    context: u32,
-    root: Option<Rc<ConnectionRoot>>,
-    key: Option<ConnectionKey>,
+    root: Rc<ConnectionRoot>,
+    /// The destination's key of it, if that tracks it; its context is the connection's own.
+    slot: Option<Slot>,
     framing: Framing,
-    /// Whether a response told the pool that the connection will be closed.
-    is_leaving: bool,
-    /// Whether it is the probe's: then the destination doesn't know of it.
-    is_probe: bool,
+}
+
+/// With 4 bytes of the allocator's own in front of them, 48.
+const _: () = assert!(!cfg!(target_arch = "wasm32") || size_of::<ConnectionFilter>() <= 44);
+
+/// [`ConnectionKey::slot`], whose `Option` takes no more room.
+#[derive(Clone, Copy)]
+struct Slot(NonZeroU32);
+
+impl Slot {
+    fn of(key: ConnectionKey) -> Self {
+        Self(NonZeroU32::MIN.saturating_add(key.slot))
+    }
+
+    fn key(self, context: u32) -> ConnectionKey {
+        ConnectionKey { slot: self.0.get().saturating_sub(1), context }
+    }
 }
 
 impl ConnectionFilter {
-    pub(super) fn new(context: u32, root: Option<Rc<ConnectionRoot>>) -> Self {
-        Self { context, root, key: None, framing: Framing::new(), is_leaving: false, is_probe: false }
+    pub(super) fn new(root: Rc<ConnectionRoot>) -> Self {
+        Self { root, slot: None, framing: Framing::new() }
     }
 
     /// Follows the bytes of the probe's connection. A response that ends with its connection is over when that is closed.
-    fn on_probe_data(&mut self, prober: &Prober, direction: Direction, size: usize) {
+    fn on_probe_data(&mut self, context: u32, prober: &Prober, direction: Direction, size: usize) {
         let now = host::now();
         let progress = self.framing.advance(direction, size as u64, |start, max| fetch(direction, start, max));
         if progress.requests_started > 0 {
-            prober.on_request(self.context, now);
+            prober.on_request(context, now);
         }
         if progress.responses_completed > 0 {
-            prober.on_response(self.context, now);
+            prober.on_response(context, now);
         }
     }
 
     /// Whether the connection is the probe's, as its first request tells. From then on the destination doesn't know of it.
-    fn belongs_to(&mut self, prober: &Prober, direction: Direction, size: usize) -> bool {
+    fn belongs_to(&mut self, context: u32, prober: &Prober, direction: Direction, size: usize) -> bool {
         let is_first = direction == Direction::Request && self.framing.protocol() == Protocol::Unknown;
-        if !self.is_probe && is_first && prober.is_asking() {
+        if is_first && prober.is_asking() && !prober.owns(context) {
             let head = fetch(direction, 0, (size as u64).min(HEAD_OF_PROBE)).unwrap_or_default();
-            self.is_probe = prober.claims(self.context, &head);
-            if let Some((_, id, key)) = self.tracked().filter(|_| self.is_probe) {
-                self.key = None;
+            if prober.claims(context, &head)
+                && let Some((id, key)) = self.take_tracked(context)
+            {
                 with_destination(id, |destination| destination.on_closed(key));
             }
         }
-        self.is_probe
+        prober.owns(context)
     }
 
-    fn on_data(&mut self, direction: Direction, size: usize, end: bool) {
-        if let Some(root) = self.root.clone()
-            && let Some(prober) = &root.prober
-            && self.belongs_to(prober, direction, size)
+    pub(super) fn on_new_connection(&mut self, context: u32) {
+        let root = &self.root;
+        let Some(id) = root.destination else { return };
+        let now = host::now();
+        let endpoint = host::property(ENDPOINT).map_err(host::report).ok().flatten().unwrap_or_default();
+        let (policy, most) = (&root.config.policy, root.config.max_tracked);
+        let key = with_worker(|worker| worker.open(id, context, &endpoint, policy, most, now)).flatten();
+        self.slot = key.map(Slot::of);
+    }
+
+    pub(super) fn on_data(&mut self, context: u32, direction: Direction, size: usize, end: bool) {
+        let root = Rc::clone(&self.root);
+        if let Some(prober) = &root.prober
+            && self.belongs_to(context, prober, direction, size)
         {
-            return self.on_probe_data(prober, direction, size);
+            return self.on_probe_data(context, prober, direction, size);
         }
-        let Some((root, id, key)) = self.tracked() else { return };
+        let Some((id, key)) = self.tracked(context) else { return };
         let now = host::now();
         let fetch = |start: u64, max: u64| fetch(direction, start, max);
         let begins_response = direction == Direction::Response && self.framing.awaits_response();
@@ -183,7 +206,7 @@ impl ConnectionFilter {
             let is_last =
                 with_destination(id, |destination| destination.is_last_exchange(key, hinted, &root.config.policy, now));
             if is_last == Some(true) && announce_close(size) {
-                self.is_leaving = true;
+                self.framing.retire();
                 with_destination(id, |destination| destination.on_close_announced());
             }
         }
@@ -193,7 +216,7 @@ impl ConnectionFilter {
             in_flight: self.in_flight(),
             answered: self.framing.response_started(),
             stacked: self.framing.protocol() == Protocol::Http1,
-            reusable: self.framing.reusable() && !self.is_leaving,
+            reusable: self.framing.reusable(),
             hinted_timeout: progress.keep_alive.and_then(|hint| hint.timeout),
             hinted_exchanges: progress.keep_alive.and_then(|hint| hint.max),
         };
@@ -218,17 +241,45 @@ impl ConnectionFilter {
         }
     }
 
-    /// The probe's connection has ended, if this is it.
-    fn end_probe(&mut self) {
-        let prober = self.root.as_ref().and_then(|root| root.prober.as_ref());
-        if let Some(prober) = prober.filter(|_| self.is_probe) {
-            prober.on_closed(self.context, host::now());
+    pub(super) fn on_downstream_close(&mut self, context: u32, peer: PeerType) {
+        self.end_probe(context);
+        let Some((id, key)) = self.take_tracked(context) else { return };
+        let now = host::now();
+        with_worker(|worker| {
+            worker.on_event();
+            let Some(destination) = worker.get(id) else { return };
+            // Our side of the in-process pipe was closed, not the pool's: the far end reset the connection, or we closed it,
+            // which the destination knows.
+            if peer == PeerType::Local {
+                destination.on_far_end_close(key, now);
+            }
+            destination.on_closed(key);
+        });
+    }
+
+    /// Envoy has ended the stream, perhaps without a close callback (a listener that drains, say).
+    pub(super) fn end(mut self, context: u32) {
+        self.end_probe(context);
+        if let Some((id, key)) = self.take_tracked(context) {
+            with_destination(id, |destination| destination.on_closed(key));
         }
     }
 
-    fn tracked(&self) -> Option<(Rc<ConnectionRoot>, DestinationId, ConnectionKey)> {
-        let root = self.root.as_ref()?;
-        Some((Rc::clone(root), root.destination?, self.key?))
+    /// The probe's connection has ended, if this is it.
+    fn end_probe(&mut self, context: u32) {
+        if let Some(prober) = self.root.prober.as_ref().filter(|prober| prober.owns(context)) {
+            prober.on_closed(context, host::now());
+        }
+    }
+
+    fn tracked(&self, context: u32) -> Option<(DestinationId, ConnectionKey)> {
+        Some((self.root.destination?, self.slot?.key(context)))
+    }
+
+    fn take_tracked(&mut self, context: u32) -> Option<(DestinationId, ConnectionKey)> {
+        let tracked = self.tracked(context);
+        self.slot = None;
+        tracked
     }
 }
 
@@ -252,55 +303,4 @@ fn announce_close(size: usize) -> bool {
         host::report(error);
         false
     })
-}
-
-impl Context for ConnectionFilter {}
-
-impl StreamContext for ConnectionFilter {
-    fn on_new_connection(&mut self) -> Action {
-        let Some(root) = &self.root else { return Action::Continue };
-        let Some(id) = root.destination else { return Action::Continue };
-        let now = host::now();
-        let endpoint = host::property(ENDPOINT).map_err(host::report).ok().flatten().unwrap_or_default();
-        let (policy, most) = (&root.config.policy, root.config.max_tracked);
-        self.key = with_worker(|worker| worker.open(id, self.context, &endpoint, policy, most, now)).flatten();
-        Action::Continue
-    }
-
-    fn on_downstream_data(&mut self, size: usize, end: bool) -> Action {
-        self.on_data(Direction::Request, size, end);
-        Action::Continue
-    }
-
-    fn on_upstream_data(&mut self, size: usize, end: bool) -> Action {
-        self.on_data(Direction::Response, size, end);
-        Action::Continue
-    }
-
-    fn on_downstream_close(&mut self, peer: PeerType) {
-        self.end_probe();
-        let Some((_, id, key)) = self.tracked() else { return };
-        self.key = None;
-        let now = host::now();
-        with_worker(|worker| {
-            worker.on_event();
-            let Some(destination) = worker.get(id) else { return };
-            // Our side of the in-process pipe was closed, not the pool's: the far end reset the connection, or we closed it,
-            // which the destination knows.
-            if peer == PeerType::Local {
-                destination.on_far_end_close(key, now);
-            }
-            destination.on_closed(key);
-        });
-    }
-}
-
-impl Drop for ConnectionFilter {
-    fn drop(&mut self) {
-        self.end_probe();
-        // Envoy ended the stream without a close callback (a listener that drains, say).
-        if let Some((_, id, key)) = self.tracked() {
-            with_destination(id, |destination| destination.on_closed(key));
-        }
-    }
 }

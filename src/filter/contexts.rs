@@ -9,8 +9,10 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
-use proxy_wasm::traits::{HttpContext, StreamContext};
+use proxy_wasm::traits::HttpContext;
 use proxy_wasm::types::{Action, PeerType};
+
+use crate::framing::Direction;
 
 use super::Root;
 use super::connection::ConnectionFilter;
@@ -25,11 +27,15 @@ pub(super) enum Stream {
 /// Shared with the callback that runs, so that one within it finds the table free.
 type Shared<T> = Rc<RefCell<T>>;
 
+type Ids<T> = HashMap<u32, T, BuildHasherDefault<IdHasher>>;
+
 #[derive(Default)]
 struct Contexts {
     /// One for each filter configuration, so few that looking through them is quick.
     roots: Vec<(u32, Shared<Root>)>,
-    streams: HashMap<u32, Shared<Stream>, BuildHasherDefault<IdHasher>>,
+    requests: Ids<Shared<HttpFilter>>,
+    /// Taken out by the callback that runs. There may be a hundred thousand, so each is one small allocation, without counts.
+    connections: Ids<Option<Box<ConnectionFilter>>>,
 }
 
 impl Contexts {
@@ -55,43 +61,53 @@ fn root(id: u32) -> Option<Shared<Root>> {
     with_contexts(find).flatten()
 }
 
-fn with_stream<T>(id: u32, act: impl FnOnce(&mut Stream) -> T) -> Option<T> {
-    let stream = with_contexts(|contexts| contexts.streams.get(&id).cloned()).flatten()?;
-    stream.try_borrow_mut().ok().map(|mut stream| act(&mut stream))
-}
-
-fn with_connection<T>(id: u32, act: impl FnOnce(&mut ConnectionFilter) -> T) -> Option<T> {
-    let act = |stream: &mut Stream| match stream {
-        Stream::Connection(filter) => Some(act(filter)),
-        Stream::Http(_) => None,
-    };
-    with_stream(id, act).flatten()
-}
-
 fn with_request<T>(id: u32, act: impl FnOnce(&mut HttpFilter) -> T) -> Option<T> {
-    let act = |stream: &mut Stream| match stream {
-        Stream::Http(filter) => Some(act(filter)),
-        Stream::Connection(_) => None,
+    let request = with_contexts(|contexts| contexts.requests.get(&id).cloned()).flatten()?;
+    request.try_borrow_mut().ok().map(|mut request| act(&mut request))
+}
+
+fn with_connection(id: u32, act: impl FnOnce(&mut ConnectionFilter)) {
+    let taken = with_contexts(|contexts| contexts.connections.get_mut(&id)?.take()).flatten();
+    let Some(mut connection) = taken else { return };
+    act(&mut connection);
+    let put_back = |contexts: &mut Contexts| match contexts.connections.get_mut(&id) {
+        Some(place @ None) => {
+            *place = Some(connection);
+            None
+        }
+        _ => Some(connection), // deleted meanwhile
     };
-    with_stream(id, act).flatten()
+    if let Some(deleted) = with_contexts(put_back).flatten() {
+        deleted.end(id);
+    }
 }
 
 /// A new root context if `parent` is 0, else a stream of that root context; without such a root it is let pass.
 pub(crate) fn create(id: u32, parent: u32) {
-    let replaced: (Option<Shared<Root>>, Option<Shared<Stream>>) = if parent == 0 {
+    if parent == 0 {
         let root = Rc::new(RefCell::new(Root::new(id)));
         let replace = |contexts: &mut Contexts| {
             let replaced = contexts.take_root(id);
             contexts.roots.push((id, root));
             replaced
         };
-        (with_contexts(replace).flatten(), None)
-    } else {
-        let stream = root(parent).and_then(|root| Some(root.try_borrow().ok()?.stream(id)));
-        let stream = stream.map(|stream| Rc::new(RefCell::new(stream)));
-        (None, with_contexts(|contexts| contexts.streams.insert(id, stream?)).flatten())
-    };
-    drop(replaced); // no borrow is held now: whoever is dropped tells the worker, and Envoy
+        drop(with_contexts(replace)); // outside: whoever is dropped tells the worker, and Envoy
+        return;
+    }
+    match root(parent).and_then(|root| Some(root.try_borrow().ok()?.stream())) {
+        Some(Stream::Http(filter)) => {
+            let request = Rc::new(RefCell::new(filter));
+            drop(with_contexts(|contexts| contexts.requests.insert(id, request))); // likewise
+        }
+        Some(Stream::Connection(filter)) => {
+            let connection = Some(Box::new(filter));
+            let replaced = with_contexts(|contexts| contexts.connections.insert(id, connection)?);
+            if let Some(replaced) = replaced.flatten() {
+                replaced.end(id);
+            }
+        }
+        None => {}
+    }
 }
 
 pub(crate) fn on_configure(id: u32, size: usize) -> bool {
@@ -110,33 +126,34 @@ pub(crate) fn on_tick(id: u32) {
 /// The end of a context. Envoy calls `proxy_on_done` just before, if a module has it; this one doesn't, because to enter the
 /// VM once more for every request would be felt, and all that could be asked then can still be asked now.
 pub(crate) fn on_delete(id: u32) {
-    let gone = with_contexts(|contexts| match contexts.streams.remove(&id) {
-        None => (contexts.take_root(id), None),
-        stream => (None, stream),
-    });
-    if let Some((_, Some(stream))) = &gone
-        && let Ok(mut stream) = stream.try_borrow_mut()
-        && let Stream::Http(filter) = &mut *stream
-    {
-        filter.on_delete();
+    if let Some(request) = with_contexts(|contexts| contexts.requests.remove(&id)).flatten() {
+        if let Ok(mut request) = request.try_borrow_mut() {
+            request.on_delete();
+        }
+    } else if let Some(connection) = with_contexts(|contexts| contexts.connections.remove(&id)).flatten() {
+        connection.map(|connection| connection.end(id)).unwrap_or_default();
+    } else {
+        drop(with_contexts(|contexts| contexts.take_root(id))); // as in `create`
     }
-    drop(gone); // as in `create`
 }
 
 pub(crate) fn on_new_connection(id: u32) -> Action {
-    with_connection(id, StreamContext::on_new_connection).unwrap_or(Action::Continue)
+    with_connection(id, |connection| connection.on_new_connection(id));
+    Action::Continue
 }
 
 pub(crate) fn on_downstream_data(id: u32, size: usize, end: bool) -> Action {
-    with_connection(id, |filter| filter.on_downstream_data(size, end)).unwrap_or(Action::Continue)
+    with_connection(id, |connection| connection.on_data(id, Direction::Request, size, end));
+    Action::Continue
 }
 
 pub(crate) fn on_upstream_data(id: u32, size: usize, end: bool) -> Action {
-    with_connection(id, |filter| filter.on_upstream_data(size, end)).unwrap_or(Action::Continue)
+    with_connection(id, |connection| connection.on_data(id, Direction::Response, size, end));
+    Action::Continue
 }
 
 pub(crate) fn on_downstream_close(id: u32, peer: PeerType) {
-    with_connection(id, |filter| filter.on_downstream_close(peer));
+    with_connection(id, |connection| connection.on_downstream_close(id, peer));
 }
 
 pub(crate) fn on_request_headers(id: u32, count: usize, end: bool) -> Action {

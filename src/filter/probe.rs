@@ -156,6 +156,11 @@ impl Prober {
         is_own
     }
 
+    /// Whether the connection is the probe's, or was and is about to be closed.
+    pub(super) fn owns(&self, context: u32) -> bool {
+        self.connection.get() == Some(context) || self.leftover.get() == Some(context)
+    }
+
     /// A request began on the probe's connection.
     pub(super) fn on_request(&self, context: u32, now: Timestamp) {
         if self.connection.get() == Some(context) && !self.is_asking() && !self.is_disturbed.replace(true) {

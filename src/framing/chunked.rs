@@ -7,7 +7,7 @@
 //! Strict, since a lenient guess would say that an exchange is over while its bytes still flow: at least one digit, at
 //! most sixteen, every line ends with CRLF.
 
-use super::OpaqueCause;
+use super::{Bytes, OpaqueCause};
 
 /// Beyond this a chunk extension is no longer followed.
 const MAX_EXTENSION: u16 = 4096;
@@ -18,13 +18,13 @@ const MAX_TRAILERS: u32 = 65_536;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Chunked {
     /// In the digits of a chunk line.
-    Size { size: u64, digits: u8 },
+    Size { size: Bytes, digits: u8 },
     /// Between the digits and the CR; `named` once a semicolon came, before that only white space may follow.
-    Extension { size: u64, seen: u16, named: bool },
+    Extension { size: Bytes, seen: u16, named: bool },
     /// After the CR of a chunk line.
-    SizeEnd { size: u64 },
+    SizeEnd { size: Bytes },
     /// In chunk data, which is counted.
-    Data { remaining: u64 },
+    Data { remaining: Bytes },
     /// After chunk data.
     DataEnd,
     /// After chunk data and its CR.
@@ -41,18 +41,18 @@ pub(super) enum Chunked {
 
 impl Chunked {
     /// The start of a body.
-    pub(super) const START: Self = Self::Size { size: 0, digits: 0 };
+    pub(super) const START: Self = Self::Size { size: Bytes(0), digits: 0 };
 
     /// Bytes ahead that need no look.
     pub(super) fn uninteresting(self) -> u64 {
-        if let Self::Data { remaining } = self { remaining } else { 0 }
+        if let Self::Data { remaining } = self { remaining.0 } else { 0 }
     }
 
     /// Counts `count` of the uninteresting bytes.
     pub(super) fn skip(&mut self, count: u64) {
         if let Self::Data { remaining } = self {
-            let remaining = remaining.saturating_sub(count);
-            *self = if remaining == 0 { Self::DataEnd } else { Self::Data { remaining } };
+            let remaining = Bytes(remaining.0.saturating_sub(count));
+            *self = if remaining == Bytes(0) { Self::DataEnd } else { Self::Data { remaining } };
         }
     }
 
@@ -83,7 +83,7 @@ impl Chunked {
         Some(Some(match self {
             Self::Size { size, digits } => match (char::from(byte).to_digit(16), byte) {
                 (Some(digit), _) if digits < 16 => {
-                    Self::Size { size: (size << 4) | u64::from(digit), digits: digits.saturating_add(1) }
+                    Self::Size { size: Bytes((size.0 << 4) | u64::from(digit)), digits: digits.saturating_add(1) }
                 }
                 (None, b'\r') if digits > 0 => Self::SizeEnd { size },
                 (None, b';') if digits > 0 => Self::Extension { size, seen: 1, named: true },
@@ -101,7 +101,7 @@ impl Chunked {
                 }
                 Self::Extension { size, seen: seen.saturating_add(1), named: named || byte == b';' }
             }
-            Self::SizeEnd { size: 0 } if byte == b'\n' => Self::TrailerStart { seen: 0 },
+            Self::SizeEnd { size: Bytes(0) } if byte == b'\n' => Self::TrailerStart { seen: 0 },
             Self::SizeEnd { size } if byte == b'\n' => Self::Data { remaining: size },
             Self::DataEnd if byte == b'\r' => Self::DataEndLf,
             Self::DataEndLf if byte == b'\n' => Self::START,

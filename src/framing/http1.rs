@@ -6,7 +6,7 @@
 use super::chunked::Chunked;
 use super::event::{Event, Window};
 use super::head::{EndSearch, Length, MAX_HEAD, PartialHead, RequestHead, RequestKind, ResponseHead};
-use super::{Direction, Next, OpaqueCause, Progress};
+use super::{Bytes, Direction, Next, OpaqueCause, Progress};
 
 const HEAD_WINDOW: Window = Window { size: 2048, whole: 2048 };
 /// Holds the CRLF after a chunk and any chunk line without extensions.
@@ -30,7 +30,7 @@ enum Reading {
     Between,
     Head(Box<PartialHead>),
     Counted {
-        remaining: u64,
+        remaining: Bytes,
     },
     Chunked(Chunked),
     /// A response that ends when its connection does.
@@ -102,9 +102,9 @@ impl Http1 {
             }
             Reading::Head(_) => self.continue_head(direction, event, progress),
             Reading::Counted { remaining } => {
-                event.consume(*remaining);
-                *remaining = remaining.saturating_sub(left);
-                if *remaining == 0 {
+                event.consume(remaining.0);
+                *remaining = Bytes(remaining.0.saturating_sub(left));
+                if *remaining == Bytes(0) {
                     self.end_message(direction, progress);
                 }
                 Ok(Next::Follow)
@@ -231,7 +231,7 @@ impl Http1 {
             // RFC 9110 §9.3.6: the request has no content.
             _ if head.kind == RequestKind::Connect => return Err(OpaqueCause::BadLength),
             Length::Unsaid | Length::Counted(0) => Reading::Between,
-            Length::Counted(remaining) => Reading::Counted { remaining },
+            Length::Counted(length) => Reading::Counted { remaining: Bytes(length) },
             Length::Chunked => Reading::Chunked(Chunked::START),
             Length::OtherCoding => return Err(OpaqueCause::BadLength),
         };
@@ -269,7 +269,7 @@ impl Http1 {
                 self.end_message(Direction::Response, progress);
                 return Ok(Next::Follow);
             }
-            Length::Counted(remaining) => Reading::Counted { remaining },
+            Length::Counted(length) => Reading::Counted { remaining: Bytes(length) },
             Length::Chunked => Reading::Chunked(Chunked::START),
             Length::Unsaid | Length::OtherCoding => {
                 progress.retire();

@@ -155,8 +155,7 @@ load: build envoy ## CONNECTIONS=20000 at once, and reaps of half of them beside
 	  exec $(CARGO_TARGET_DIR)/debug/load --connections $(CONNECTIONS) --reaped $$(($(CONNECTIONS) / 2))
 
 .PHONY: faults
-faults: build envoy ## a killed LB, half-open connections, loss and delay, a NAT that forgets, clock jumps
-	@$(call install,nft:nftables ip:iproute2 nsenter:util-linux)
+faults: build envoy servers ## a killed LB, half-open connections, loss and delay, a NAT that forgets, clock jumps
 	@cargo build --locked --quiet -p idleguard-harness --bin faults
 	@exec $(CARGO_TARGET_DIR)/debug/faults
 
@@ -201,7 +200,8 @@ BROWSERS := chromium-headless-shell chromium chromium-browser google-chrome-stab
 
 .PHONY: servers
 servers: ## installs nginx, HAProxy, Node, nghttp2, Prometheus and Chromium for the tests, where apt-get may
-	@$(call install,nginx:nginx-light haproxy:haproxy node:nodejs nghttpd:nghttp2-server promtool:prometheus)
+	@$(call install,nginx:nginx-light haproxy:haproxy node:nodejs nghttpd:nghttp2-server promtool:prometheus \
+	  nft:nftables ip:iproute2 nsenter:util-linux)
 	@command -v $(BROWSERS) >/dev/null || { $(call install,chromium-headless-shell:chromium-headless-shell) ; }
 
 .PHONY: picture

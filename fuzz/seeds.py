@@ -2,6 +2,7 @@
 """Writes the fuzz targets' seeds, made from the vectors, to corpus/. Run it before `cargo +nightly fuzz run`."""
 
 import json
+import struct
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -13,6 +14,35 @@ def write(target, name, text):
     folder = HERE / "corpus" / target
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(text.encode("latin-1"))
+
+
+def field(tag, content):
+    length, size = len(content), b""
+    while length > 0x7F:
+        size += bytes([length & 0x7F | 0x80])
+        length >>= 7
+    return bytes([tag]) + size + bytes([length]) + content
+
+
+def as_struct(entries):
+    """An object in the wire format of google.protobuf.Struct."""
+    return b"".join(field(0x0A, field(0x0A, key.encode()) + field(0x12, as_value(of))) for key, of in entries.items())
+
+
+def as_value(of):
+    match of:
+        case None:
+            return b"\x08\0"
+        case bool():
+            return bytes([0x20, of])
+        case int() | float():
+            return b"\x11" + struct.pack("<d", of)
+        case str():
+            return field(0x1A, of.encode())
+        case list():
+            return field(0x32, b"".join(field(0x0A, as_value(element)) for element in of))
+        case dict():
+            return field(0x2A, as_struct(of))
 
 
 configs = []
@@ -32,7 +62,9 @@ for vector in VECTORS:
 for page in [HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md"))]:
     blocks = page.read_text().split("```json\n")[1:]
     for at, block in enumerate(blocks):
-        write("config_json", f"{page.stem}-{at}", block.split("```")[0])
+        text = block.split("```")[0]
+        write("config_json", f"{page.stem}-{at}", text)
+        write("config_struct", f"{page.stem}-{at}", as_struct(json.loads(text)).decode("latin-1"))
 
 for found in sorted((HERE / "regressions").glob("*/*")):
     write(found.parent.name, found.name, found.read_bytes().decode("latin-1"))

@@ -231,3 +231,62 @@ fn without_an_http_filter_whatever_is_idle_is_reaped() {
     let closed: Vec<_> = (1..13).flat_map(|tick| destination.tick(at(tick * 100))).map(|due| due.key).collect();
     assert_eq!(closed, [key]);
 }
+
+/// Thousands that are due together are closed a few at a time, in quick ticks, and nothing that was not settled at the last
+/// whole turn.
+#[test]
+fn a_large_reap_is_spread_over_quick_ticks() {
+    let policy = policy(serde_json::json!({"lb_idle_timeout": "20s"}));
+    let mut now = Timestamp::from_millis(0);
+    let mut destination = Destination::new(1, now);
+    destination.add_policy(1, policy.clone(), true, now);
+    destination.add_policy(2, policy.clone(), false, now);
+    for context in 1..=10_000 {
+        let generation = destination.admit(now).generation;
+        let key = destination.open(context, b"one", &policy, Some(generation), 0.0, now);
+        destination.on_bytes(key, &seen(1, 0), &policy, now);
+        destination.on_bytes(key, &seen(0, 1), &policy, now);
+        destination.on_ended(generation, End::Answered);
+    }
+    let slow = destination.tick_period();
+    assert!(slow >= Duration::from_millis(25));
+    let (mut closes, mut last) = (Vec::new(), now);
+    while now < Timestamp::from_millis(21_000) {
+        now = now.after(destination.tick_period());
+        let due = destination.tick(now);
+        if !due.is_empty() {
+            last = now;
+            closes.push(due.len());
+        }
+    }
+    assert_eq!(closes.iter().sum::<usize>(), 10_000);
+    assert!(closes.iter().all(|closes| *closes <= 40), "{closes:?}");
+    assert!(last < Timestamp::from_millis(19_500), "limit, delay, and little more than a second: {last:?}");
+    assert_eq!(destination.tick_period(), slow);
+}
+
+#[test]
+fn a_stall_stops_a_reap_until_requests_have_settled() {
+    let policy = policy(serde_json::json!({"lb_idle_timeout": "10s"}));
+    let mut now = Timestamp::from_millis(0);
+    let mut destination = Destination::new(1, now);
+    destination.add_policy(1, policy.clone(), true, now);
+    destination.add_policy(2, policy.clone(), false, now);
+    for context in 1..=100 {
+        let generation = destination.admit(now).generation;
+        let key = destination.open(context, b"one", &policy, Some(generation), 0.0, now);
+        destination.on_bytes(key, &seen(1, 0), &policy, now);
+        destination.on_bytes(key, &seen(0, 1), &policy, now);
+        destination.on_ended(generation, End::Answered);
+    }
+    let slow = destination.tick_period();
+    while destination.tick(now).is_empty() {
+        now = now.after(slow);
+    }
+    assert!(destination.tick_period() < slow);
+    now = now.after(slow.saturating_mul(3));
+    assert_eq!(destination.tick(now), []);
+    assert_eq!(destination.tick_period(), slow);
+    now = now.after(slow);
+    assert!(!destination.tick(now).is_empty());
+}

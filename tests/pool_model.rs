@@ -265,6 +265,11 @@ impl Envoy {
         }
     }
 
+    /// When the next tick is wanted, in milliseconds.
+    fn tick_period(&mut self) -> i64 {
+        i64::try_from(self.worker.get(self.id).unwrap().tick_period().as_millis()).unwrap()
+    }
+
     /// The pool drops the connection of some exchange, as it does when a client goes away.
     fn abort(&mut self, pick: usize) {
         let busy: Vec<usize> = self.answers.iter().map(|(_, index)| *index).collect();
@@ -312,7 +317,7 @@ fn step() -> impl Strategy<Value = Step> {
 fn run(steps: &[Step], max_connections: usize, latency: u64) -> Envoy {
     let mut envoy = Envoy::new(max_connections);
     let latency = Duration::from_millis(latency);
-    let mut until_tick = 25;
+    let mut until_tick = envoy.tick_period();
     for step in steps {
         match step {
             Step::Requests(count) => (0..*count).for_each(|_| envoy.request(true)),
@@ -326,7 +331,7 @@ fn run(steps: &[Step], max_connections: usize, latency: u64) -> Envoy {
                     until_tick -= 2;
                     envoy.turn(Duration::from_millis(2), until_tick <= 0, latency);
                     if until_tick <= 0 {
-                        until_tick = 25;
+                        until_tick = envoy.tick_period();
                     }
                 }
             }

@@ -34,6 +34,7 @@ pub(crate) fn add_wasm_plugin(xds: &mut Resources, plugin: &Value) -> Result<()>
     let failure_policy = match spec["failStrategy"].as_str() {
         Some("FAIL_OPEN") => "FAIL_OPEN",
         Some("FAIL_CLOSE") => "FAIL_CLOSED",
+        Some("FAIL_RELOAD") => "FAIL_RELOAD",
         other => bail!("failStrategy {other:?} is not implemented"),
     };
     let typed_config = json!({

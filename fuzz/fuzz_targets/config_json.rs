@@ -26,8 +26,10 @@ fuzz_target!(|data: &[u8]| {
     let Ok(value) = serde_json::from_slice::<Value>(data) else { return };
     let Some(doubles) = as_struct_has_it(&value).filter(Value::is_object) else { return };
     let bytes = write_struct(&doubles);
-    // Text that could be either is JSON; bytes that nest deeper than any configuration are refused.
-    if serde_json::from_slice::<Value>(&bytes).is_ok() || protobuf_struct::parse(&bytes).is_none() {
+    // Text that could be either is JSON; an empty `Struct` is no byte, as no configuration is; bytes that nest deeper than any
+    // configuration are refused.
+    let is_json = serde_json::from_slice::<Value>(&bytes).is_ok();
+    if bytes.is_empty() || is_json || protobuf_struct::parse(&bytes).is_none() {
         return;
     }
     assert_eq!(protobuf_struct::parse(&bytes).as_ref(), Some(&doubles));

@@ -39,8 +39,10 @@ pub(super) struct ConnectionRoot {
     shared_key: Vec<u8>,
     exchange_at: Cell<Timestamp>,
     prober: Option<Prober>,
-    /// The limit, the timeout and the tick period that Envoy knows.
-    told: Cell<(Duration, Option<Duration>, Duration)>,
+    /// The limit and the timeout that Envoy knows.
+    told: Cell<(Duration, Option<Duration>)>,
+    /// How often Envoy ticks.
+    period: Cell<Duration>,
 }
 
 impl ConnectionRoot {
@@ -49,9 +51,11 @@ impl ConnectionRoot {
         let shared_key = destinations::shared_key(&config.destination);
         let prober =
             destination.and_then(|destination| Prober::new(destination, id, &config.destination, &config.policy));
-        let (exchange_at, told) = Default::default();
-        let root = Self { id, config, destination, shared_key, exchange_at, prober, told };
+        let (exchange_at, told, period) = Default::default();
+        let root = Self { id, config, destination, shared_key, exchange_at, prober, told, period };
         root.share();
+        let period = destination.and_then(|id| with_destination(id, |destination| destination.tick_period()));
+        root.set_tick_period(period.unwrap_or_default());
         root
     }
 
@@ -60,9 +64,10 @@ impl ConnectionRoot {
         let Some(id) = self.destination else { return };
         let tick = |worker: &mut Worker| {
             worker.on_event();
-            worker.get(id).map(|destination| destination.tick(now))
+            worker.get(id).map(|destination| (destination.tick(now), destination.tick_period()))
         };
-        let due = with_worker(tick).flatten().unwrap_or_default();
+        let Some((due, period)) = with_worker(tick).flatten() else { return };
+        self.set_tick_period(period);
         let entered = !due.is_empty();
         for due in due {
             let closed = host::enter(due.key.context).and_then(|()| {
@@ -99,16 +104,16 @@ impl ConnectionRoot {
         if with_destination(id, |destination| destination.learns()).unwrap_or_default() {
             destinations::exchange_knowledge(id, &self.shared_key);
         }
-        let now = with_destination(id, |destination| {
-            (destination.idle_limit(), destination.learned(), destination.tick_period())
-        });
+        let now = with_destination(id, |destination| (destination.idle_limit(), destination.learned()));
         let Some(now) = now else { return };
-        let before = self.told.replace(now);
-        if now != before {
+        if self.told.replace(now) != now {
             destinations::report_limit(id);
         }
-        if now.2 != before.2 {
-            host::set_tick_period(now.2).unwrap_or_else(host::report);
+    }
+
+    fn set_tick_period(&self, period: Duration) {
+        if self.period.replace(period) != period {
+            host::set_tick_period(period).unwrap_or_else(host::report);
         }
     }
 }

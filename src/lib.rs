@@ -11,6 +11,7 @@
 //! | [`connection`], [`idle_list`] | where does a connection stand, and which ones have been idle for how long? |
 //! | [`fence`], [`pool`] | into which generation of connections may this request be put? |
 //! | [`turns`] | what has the event loop done by now? |
+//! | [`restarts`] | is the far end being restarted? |
 //! | [`framing`] | is an exchange in flight on this connection? |
 //! | [`learning`], [`learner`] | when does the far end drop an idle connection? |
 //! | [`shared`] | what do workers tell each other of it? |
@@ -36,6 +37,7 @@ pub mod metrics;
 pub mod policy;
 pub mod pool;
 pub mod probe;
+pub mod restarts;
 pub mod shared;
 pub mod time;
 pub mod turns;

@@ -198,16 +198,26 @@ impl ConnectionFilter {
             hinted_exchanges: progress.keep_alive.and_then(|hint| hint.max),
         };
         let has_far_end_closed = end && direction == Direction::Response;
-        with_worker(|worker| {
+        let suspects = with_worker(|worker| {
             worker.on_event();
-            let Some(destination) = worker.get(id) else { return };
+            let destination = worker.get(id)?;
             if size > 0 || seen.completed > 0 {
                 destination.on_bytes(key, &seen, &root.config.policy, now);
             }
-            if has_far_end_closed {
-                destination.on_far_end_close(key, now);
-            }
+            has_far_end_closed.then(|| destination.on_far_end_close(key, now))
         });
+        self.close_others(suspects.flatten().unwrap_or_default());
+    }
+
+    /// Closes other connections before the pool hears of what happened to this one.
+    fn close_others(&self, keys: Vec<ConnectionKey>) {
+        if keys.is_empty() {
+            return;
+        }
+        for key in keys {
+            host::enter(key.context).and_then(|()| host::close_connection()).unwrap_or_else(host::report);
+        }
+        host::enter(self.context).unwrap_or_else(host::report);
     }
 
     /// Exchanges in flight. A tunnel is one until it is closed: nobody knows what its silence means.
@@ -282,16 +292,16 @@ impl StreamContext for ConnectionFilter {
         let Some((_, id, key)) = self.tracked() else { return };
         self.key = None;
         let now = host::now();
-        with_worker(|worker| {
+        let suspects = with_worker(|worker| {
             worker.on_event();
-            let Some(destination) = worker.get(id) else { return };
+            let destination = worker.get(id)?;
             // Our side of the in-process pipe was closed, not the pool's: the far end reset the connection, or we closed it,
             // which the destination knows.
-            if peer == PeerType::Local {
-                destination.on_far_end_close(key, now);
-            }
+            let suspects = (peer == PeerType::Local).then(|| destination.on_far_end_close(key, now));
             destination.on_closed(key);
+            suspects
         });
+        self.close_others(suspects.flatten().unwrap_or_default());
     }
 }
 

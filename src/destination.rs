@@ -34,6 +34,7 @@ use crate::learning::{Learning, News};
 use crate::metrics::{DestinationMetric, Tally};
 use crate::policy::{LbIdleTimeout, Policy};
 use crate::pool::Pool;
+use crate::restarts::Restarts;
 use crate::slab::Slab;
 use crate::time::Timestamp;
 use crate::timers::{PRECISION, Timers};
@@ -69,8 +70,9 @@ pub struct Admission {
     /// Whether the pool is divided by our own connections (an internal listener), so that the host call that does it
     /// changes nothing else.
     pub guarded: bool,
-    /// Whether it may meet a connection that has been used before.
-    pub may_be_reused: bool,
+    /// Whether it may meet a connection that has been used before, or one that is no better because the far end is being
+    /// restarted.
+    pub may_be_stale: bool,
     /// Whether Envoy has to open a connection for it, as far as can be told.
     pub opens_connection: bool,
 }
@@ -126,6 +128,8 @@ pub struct Destination {
     learning: Learning,
     /// The connections, as far as requests tell of them where no connection filter does.
     unseen: Unseen,
+    /// Whether the far end is being restarted.
+    restarts: Restarts,
     /// The connection that is watched instead of being closed.
     sentinel: Option<ConnectionKey>,
     /// When the next one is to be set aside, if none is fenced anyway.
@@ -175,6 +179,7 @@ impl Destination {
             policies: Vec::new(),
             learning: Learning::default(),
             unseen: Unseen::default(),
+            restarts: Restarts::default(),
             sentinel: None,
             next_sentinel_at: now,
             guards: Vec::new(),
@@ -306,16 +311,17 @@ impl Destination {
         self.run_timers(now); // a hint may have expired since the last tick, anywhere in a stack
         let chosen = if guarded { self.choose(now) } else { self.young(now) };
         let (open, generation) = (self.open, self.fence.latest());
+        let is_unsettled = self.restarts.is_unsettled(now);
         let Some(pool) = self.fence.pool(chosen.unwrap_or(generation)) else {
             // Not reached: the latest pool is never retired.
             let steer = Rc::new(Steer::new(0, generation));
-            return Admission { generation, steer, guarded: false, may_be_reused: true, opens_connection: false };
+            return Admission { generation, steer, guarded: false, may_be_stale: true, opens_connection: false };
         };
         let admission = Admission {
             generation: pool.generation,
             steer: Rc::clone(&pool.steer),
             guarded,
-            may_be_reused: chosen.is_some() && (!guarded || open > 0),
+            may_be_stale: is_unsettled || chosen.is_some() && (!guarded || open > 0),
             opens_connection: guarded && !pool.has_idle(),
         };
         pool.on_admitted(now);
@@ -353,12 +359,13 @@ impl Destination {
 
     /// A request of `generation` ended.
     pub fn on_ended(&mut self, generation: Generation, end: End) {
-        match end {
-            End::Answered => self.count_ended(generation),
-            End::Aborted => {
-                let forget_at = self.turns.count().saturating_add(TURNS_IN_PIPE as u64);
-                self.aborted.push_back((forget_at, generation));
-            }
+        let is_guarded = self.is_guarded();
+        let Some(pool) = self.fence.pool(generation) else { return };
+        if !is_guarded {
+            pool.end_one();
+        } else if end == End::Aborted || !pool.on_ended() {
+            let forget_at = self.turns.count().saturating_add(TURNS_IN_PIPE as u64);
+            self.aborted.push_back((forget_at, generation));
         }
     }
 
@@ -378,12 +385,6 @@ impl Destination {
         self.observe(evidence, now);
     }
 
-    fn count_ended(&mut self, generation: Generation) {
-        if let Some(pool) = self.fence.pool(generation) {
-            pool.live = pool.live.saturating_sub(1);
-        }
-    }
-
     /// Whether it matters now how requests of `generation` end: something in the stack has expired, or will soon.
     pub fn is_delicate(&mut self, generation: Generation, now: Timestamp) -> bool {
         let soon = now.after(DELICATE);
@@ -399,6 +400,27 @@ impl Destination {
         }
         let loose: Vec<_> = self.loose.from_newest(&self.connections).map(key_of).collect();
         self.fence_listed(loose, now);
+    }
+
+    /// The same, because they are dead or dying. Returns those to be closed at once, because a request that fails is
+    /// retried within its generation, soon: it must not find another dead one there. Whatever a request that was admitted and
+    /// not seen yet may have been given is left to the reap.
+    fn retire_suspects(&mut self, now: Timestamp) -> Vec<ConnectionKey> {
+        let mut suspects = Vec::new();
+        for pool in self.fence.restart() {
+            let is_idle = |(_, connection): &(u32, &Connection)| {
+                matches!(connection.phase, Phase::Idle { .. } | Phase::Sentinel { .. })
+            };
+            let idle = pool.stack.from_newest(&self.connections).filter(is_idle);
+            suspects.extend(idle.skip(pool.unseen()).take(CLOSES_PER_TICK).map(key_of));
+            self.fence_idle(pool, now);
+        }
+        let loose: Vec<_> = self.loose.from_newest(&self.connections).map(key_of).collect();
+        self.fence_listed(loose, now);
+        for key in &suspects {
+            self.close(*key, CloseCause::Reaped);
+        }
+        suspects
     }
 
     /// The idle connections of a retired pool are fenced; the busy ones will be when they become idle.
@@ -484,8 +506,14 @@ impl Destination {
             let left = connection.exchanges_left().map(|left| left.saturating_sub(seen.completed));
             connection.exchanges_left = seen.hinted_exchanges.or(left).map(ExchangesLeft::from);
         }
+        let generation = connection.generation;
         if seen.started > 0 && !matches!(connection.phase, Phase::Busy { .. }) {
             self.on_taken(key, now);
+        }
+        if seen.completed > 0
+            && let Some(pool) = self.fence.pool(generation)
+        {
+            pool.on_answered(seen.completed);
         }
         let Some(connection) = self.get(key) else { return };
         if !seen.stacked && connection.order == Order::Stacked {
@@ -610,11 +638,14 @@ impl Destination {
         self.retiring.push_back((now, key));
     }
 
-    /// The far end closed the connection.
-    pub fn on_far_end_close(&mut self, key: ConnectionKey, now: Timestamp) {
-        let Some(connection) = self.get(key) else { return };
-        match connection.phase {
-            Phase::Unused => self.set_gone(key),
+    /// The far end closed the connection. Returns others that are to be closed at once.
+    pub fn on_far_end_close(&mut self, key: ConnectionKey, now: Timestamp) -> Vec<ConnectionKey> {
+        let Some(connection) = self.get(key) else { return Vec::new() };
+        let all_are_suspect = match connection.phase {
+            Phase::Unused => {
+                self.set_gone(key);
+                self.restarts.on_closed(now)
+            }
             Phase::Idle { since } | Phase::Sentinel { since } => {
                 let (age, connection_age) = (now.since(since.into()), now.since(connection.opened_at));
                 let is_sentinel = matches!(connection.phase, Phase::Sentinel { .. });
@@ -628,19 +659,28 @@ impl Destination {
                     let pause = self.learning.learned().filter(holds).and_then(|timeout| timeout.checked_div(4));
                     self.next_sentinel_at = now.after(pause.unwrap_or_default());
                 }
+                self.restarts.on_closed(now)
             }
             Phase::Busy { reused_at_age: Some(age), answered: false, .. } => {
                 let age = Duration::from(age);
                 self.tally.count(DestinationMetric::StaleFailures);
                 self.learning.on_failure(age);
                 self.observe(Evidence::Failed { age }, now);
-                self.update(key, |connection| connection.phase = Phase::Spent);
+                self.restarts.on_closed(now);
                 // Beside it in the pool lie connections of the same idle age: they are dead, too.
-                self.retire_all(now);
+                true
             }
-            Phase::Busy { .. } => self.update(key, |connection| connection.phase = Phase::Spent),
-            Phase::Spent | Phase::Closing | Phase::Gone => {}
-        }
+            Phase::Busy { answered: false, .. } => self.restarts.on_fresh_failed(now),
+            Phase::Busy { .. } | Phase::Spent | Phase::Closing | Phase::Gone => false,
+        };
+        // Before the failed one is no longer busy: its own retry has been given nothing yet.
+        let suspects = if all_are_suspect && self.has_requests { self.retire_suspects(now) } else { Vec::new() };
+        self.update(key, |connection| {
+            if matches!(connection.phase, Phase::Busy { .. }) {
+                connection.phase = Phase::Spent;
+            }
+        });
+        suspects
     }
 
     /// The connection is closed, whoever did it, and its context is gone.
@@ -707,7 +747,9 @@ impl Destination {
                 break;
             }
             self.aborted.pop_front();
-            self.count_ended(generation);
+            if let Some(pool) = self.fence.pool(generation) {
+                pool.end_one();
+            }
         }
     }
 

@@ -426,7 +426,8 @@ pub(crate) fn set_shared_data(key: &[u8], value: &[u8], version: u32) -> Result<
 
 // === connections ===
 
-/// Makes the stream of `context` the one that the following calls are about. Allowed in a tick.
+/// Makes the stream of `context` the one that the following calls are about. Allowed in a tick, and in the
+/// callbacks of a connection, which must enter its own context again.
 pub(crate) fn enter(context: u32) -> Result<(), HostError> {
     // SAFETY: no pointers.
     checked("proxy_set_effective_context", unsafe { import::proxy_set_effective_context(context) })

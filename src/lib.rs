@@ -12,6 +12,7 @@
 //! | [`fence`], [`pool`] | into which generation of connections may this request be put? |
 //! | [`slab`], [`timers`] | where is a connection kept, and when is it looked at? |
 //! | [`turns`] | what has the event loop done by now? |
+//! | [`restarts`] | is the far end being restarted? |
 //! | [`framing`] | is an exchange in flight on this connection? |
 //! | [`learning`], [`learner`] | when does the far end drop an idle connection? |
 //! | [`shared`] | what do workers tell each other of it? |
@@ -37,6 +38,7 @@ pub mod metrics;
 pub mod policy;
 pub mod pool;
 pub mod probe;
+pub mod restarts;
 pub mod shared;
 pub mod slab;
 pub mod time;

@@ -43,6 +43,8 @@ pub struct Pool {
     pub busy: usize,
     /// Requests that have been admitted and have not ended.
     pub live: usize,
+    /// How many of them the connection filter has seen answered, at most.
+    answered: usize,
     /// When its first request came.
     started_at: Option<Timestamp>,
 }
@@ -51,13 +53,41 @@ impl Pool {
     /// A pool without connections.
     pub fn new(generation: Generation, steer: Steer) -> Self {
         let (steer, stack) = (Rc::new(steer), IdleList::default());
-        Self { generation, steer, stack, out_of_use: 0, unused: 0, busy: 0, live: 0, started_at: None }
+        Self { generation, steer, stack, out_of_use: 0, unused: 0, busy: 0, live: 0, answered: 0, started_at: None }
     }
 
     /// A request is put into it.
     pub fn on_admitted(&mut self, now: Timestamp) {
         self.started_at.get_or_insert(now);
         self.live = self.live.saturating_add(1);
+    }
+
+    /// Responses ended on its connections, as the connection filter sees it: their requests will end in a moment.
+    pub fn on_answered(&mut self, responses: u32) {
+        // The route may retry what was answered, too: then no request ends for the first response.
+        self.answered = self.answered.saturating_add(responses as usize).min(self.live);
+    }
+
+    /// A request ended as if it had been answered. Returns whether it has been: else its connection may still be thought busy,
+    /// and would hide a request that was not seen yet.
+    pub fn on_ended(&mut self) -> bool {
+        let was_answered = self.answered > 0;
+        self.answered = self.answered.saturating_sub(1);
+        if was_answered {
+            self.end_one();
+        }
+        was_answered
+    }
+
+    /// A request ended, and its connection is not busy.
+    pub fn end_one(&mut self) {
+        self.live = self.live.saturating_sub(1);
+        self.answered = self.answered.min(self.live);
+    }
+
+    /// How many connections, counted from the top of the stack, may have been given to requests at most.
+    pub fn unseen(&self) -> usize {
+        self.live.saturating_sub(self.busy)
     }
 
     /// Whether its first request came less than `limit` ago: then no idle age in it has reached the limit, whatever the pool
@@ -68,7 +98,7 @@ impl Pool {
 
     /// How far down the stack the connection of the next request is at most, counted from 1.
     pub fn reach(&self) -> usize {
-        self.live.saturating_sub(self.busy).saturating_add(1)
+        self.unseen().saturating_add(1)
     }
 
     /// Whether an idle connection is left for the next request.

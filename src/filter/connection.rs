@@ -226,16 +226,15 @@ impl ConnectionFilter {
             hinted_exchanges: progress.keep_alive.and_then(|hint| hint.max),
         };
         let has_far_end_closed = end && direction == Direction::Response;
-        with_worker(|worker| {
+        let suspects = with_worker(|worker| {
             worker.on_event();
-            let Some(destination) = worker.get(id) else { return };
+            let destination = worker.get(id)?;
             if size > 0 || seen.completed > 0 {
                 destination.on_bytes(key, &seen, &root.config.policy, now);
             }
-            if has_far_end_closed {
-                destination.on_far_end_close(key, now);
-            }
+            has_far_end_closed.then(|| destination.on_far_end_close(key, now))
         });
+        close_others(context, suspects.flatten().unwrap_or_default());
     }
 
     /// Exchanges in flight. A tunnel is one until it is closed: nobody knows what its silence means.
@@ -250,16 +249,16 @@ impl ConnectionFilter {
         self.end_probe(context);
         let Some((id, key)) = self.take_tracked(context) else { return };
         let now = host::now();
-        with_worker(|worker| {
+        let suspects = with_worker(|worker| {
             worker.on_event();
-            let Some(destination) = worker.get(id) else { return };
+            let destination = worker.get(id)?;
             // Our side of the in-process pipe was closed, not the pool's: the far end reset the connection, or we closed it,
             // which the destination knows.
-            if peer == PeerType::Local {
-                destination.on_far_end_close(key, now);
-            }
+            let suspects = (peer == PeerType::Local).then(|| destination.on_far_end_close(key, now));
             destination.on_closed(key);
+            suspects
         });
+        close_others(context, suspects.flatten().unwrap_or_default());
     }
 
     /// Envoy has ended the stream, perhaps without a close callback (a listener that drains, say).
@@ -308,4 +307,15 @@ fn announce_close(size: usize) -> bool {
         host::report(error);
         false
     })
+}
+
+/// Closes other connections than that of `context`, before the pool hears of what happened to this one.
+fn close_others(context: u32, keys: Vec<ConnectionKey>) {
+    if keys.is_empty() {
+        return;
+    }
+    for key in keys {
+        host::enter(key.context).and_then(|()| host::close_connection()).unwrap_or_else(host::report);
+    }
+    host::enter(context).unwrap_or_else(host::report);
 }

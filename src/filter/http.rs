@@ -271,7 +271,7 @@ impl HttpFilter {
             host::set_property(GENERATION, admission.steer.name.as_bytes())
         };
         steered.unwrap_or_else(host::report);
-        if retries && admission.may_be_reused && method.map_or_else(has_idempotent_method, is_idempotent) {
+        if retries && admission.may_be_stale && method.map_or_else(has_idempotent_method, is_idempotent) {
             // Added, not replaced: the route's and the client's own conditions stay.
             host::add_request_header(b"x-envoy-retry-on", b"reset").unwrap_or_else(host::report);
         }

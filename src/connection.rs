@@ -142,7 +142,7 @@ pub struct Connection {
 }
 
 #[cfg(target_arch = "wasm32")]
-const _: () = assert!(size_of::<Connection>() <= 64);
+const _: () = assert!(size_of::<Connection>() <= 72);
 
 impl Connection {
     /// One that was opened at `now` and may be handed out at any time.

@@ -36,7 +36,7 @@ use crate::policy::{LbIdleTimeout, Policy};
 use crate::pool::Pool;
 use crate::slab::Slab;
 use crate::time::Timestamp;
-use crate::timers::{PRECISION, Timers};
+use crate::timers::Timers;
 use crate::turns::{TURNS_IN_PIPE, Turn, Turns};
 use crate::unseen::{Ending, Unseen};
 
@@ -697,7 +697,8 @@ impl Destination {
         let Some(connection) = self.connections.get(slot as usize) else { return };
         match connection.expires_at(self.limit) {
             Some(_) if connection.is_fenced => {} // a sentinel, too
-            Some(at) if at < now.after(PRECISION) => self.fence_one(key_of((slot, connection)), now),
+            // Timers count milliseconds.
+            Some(at) if at < now.after(Duration::from_millis(1)) => self.fence_one(key_of((slot, connection)), now),
             Some(at) => self.timers.set(&mut self.connections, slot, at, now),
             None => {} // set again when it becomes idle
         }

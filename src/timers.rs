@@ -140,13 +140,12 @@ impl Timers {
                 return None;
             }
             self.elapsed = start;
-            let first = self.first(list);
+            let mut next = self.first(list);
             if list.level == 0 {
-                self.unset(connections, first);
-                return Some(first);
+                self.unset(connections, next);
+                return Some(next);
             }
             self.set_first(list, NONE);
-            let mut next = first;
             while let Some(Connection { timer, .. }) = connections.get(next as usize) {
                 let (slot, at) = (next, self.at(*timer));
                 next = timer.next;

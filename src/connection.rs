@@ -142,7 +142,7 @@ pub struct Connection {
 }
 
 #[cfg(target_arch = "wasm32")]
-const _: () = assert!(size_of::<Connection>() <= 64);
+const _: () = assert!(size_of::<Connection>() <= 72);
 
 impl Connection {
     /// One that was opened at `now` and may be handed out at any time.
@@ -212,8 +212,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_costs_at_most_64_bytes() {
-        assert!(size_of::<Connection>() <= 64, "{}", size_of::<Connection>());
+    fn a_connection_costs_at_most_72_bytes() {
+        assert!(size_of::<Connection>() <= 72, "{}", size_of::<Connection>());
     }
 
     #[test]

@@ -37,7 +37,7 @@ use crate::pool::Pool;
 use crate::restarts::Restarts;
 use crate::slab::Slab;
 use crate::time::Timestamp;
-use crate::timers::{PRECISION, Timers};
+use crate::timers::Timers;
 use crate::turns::{TURNS_IN_PIPE, Turn, Turns};
 use crate::unseen::{Ending, Unseen};
 
@@ -516,32 +516,26 @@ impl Destination {
             pool.on_answered(seen.completed);
         }
         let Some(connection) = self.get(key) else { return };
+        let phase = connection.phase;
         if !seen.stacked && connection.order == Order::Stacked {
             self.unlink(key);
             self.update(key, |connection| connection.order = Order::Loose);
         }
-        let Some(connection) = self.get(key) else { return };
-        if seen.in_flight == 0
-            && let Phase::Busy { reused_at_age: Some(age), answered: false, .. } = connection.phase
+        if let Phase::Busy { reused_at_age: Some(age), answered: false, .. } = phase
+            && (seen.answered || seen.in_flight == 0)
         {
             self.observe(Evidence::Succeeded { age: age.into() }, now);
         }
-        let Some(connection) = self.get(key) else { return };
         match NonZeroU32::new(seen.in_flight) {
             Some(in_flight) => {
-                let reused_at_age = match connection.phase {
+                let reused_at_age = match phase {
                     Phase::Busy { reused_at_age, .. } => reused_at_age,
                     _ => None,
                 };
-                let answered = seen.answered;
-                let was_answered = matches!(connection.phase, Phase::Busy { answered: true, .. });
-                if let Some(age) = reused_at_age.filter(|_| answered && !was_answered) {
-                    self.observe(Evidence::Succeeded { age: age.into() }, now);
-                }
-                let phase = Phase::Busy { in_flight, reused_at_age, answered };
-                if self.get(key).is_some_and(|connection| connection.phase != phase) {
+                let busy = Phase::Busy { in_flight, reused_at_age, answered: seen.answered };
+                if phase != busy {
                     self.unlink(key);
-                    self.update(key, |connection| connection.phase = phase);
+                    self.update(key, |connection| connection.phase = busy);
                 }
             }
             // Without an HTTP filter it is no pool's, and whoever has it may go on using it.
@@ -614,13 +608,11 @@ impl Destination {
             connection.phase = phase;
             connection.is_fenced = false;
         });
-        let Some(connection) = self.get(key) else { return };
-        let (expires_at, generation) = (connection.expires_at(limit), connection.generation);
-        if !self.connections.get(key.slot as usize).is_some_and(|connection| self.fence.may_use(connection)) {
+        let Some(connection) = self.connections.get(key.slot as usize) else { return };
+        let (order, generation, expires_at) = (connection.order, connection.generation, connection.expires_at(limit));
+        if !self.fence.may_use(connection) {
             return self.fence_one(key, now);
         }
-        let Some(connection) = self.get(key) else { return };
-        let order = connection.order;
         match (order, self.fence.pool(generation)) {
             (Order::Stacked, Some(pool)) => pool.stack.push(&mut self.connections, key.slot, order),
             _ => self.loose.push(&mut self.connections, key.slot, Order::Loose),
@@ -757,7 +749,8 @@ impl Destination {
         let Some(connection) = self.connections.get(slot as usize) else { return };
         match connection.expires_at(self.limit) {
             Some(_) if connection.is_fenced => {} // a sentinel, too
-            Some(at) if at < now.after(PRECISION) => self.fence_one(key_of((slot, connection)), now),
+            // Timers count milliseconds.
+            Some(at) if at < now.after(Duration::from_millis(1)) => self.fence_one(key_of((slot, connection)), now),
             Some(at) => self.timers.set(&mut self.connections, slot, at, now),
             None => {} // set again when it becomes idle
         }
@@ -899,11 +892,13 @@ impl Destination {
         let before = Counts::of(connection);
         change(connection);
         let (after, list, generation) = (Counts::of(connection), connection.list, connection.generation);
-        let step = |count: u32, before: bool, after: bool| {
-            count.saturating_sub(u32::from(before)).saturating_add(u32::from(after))
-        };
-        self.idle = step(self.idle, before.is_idle, after.is_idle);
-        self.open = step(self.open, before.is_open, after.is_open);
+        for (count, before, after) in
+            [(&mut self.idle, before.is_idle, after.is_idle), (&mut self.open, before.is_open, after.is_open)]
+        {
+            if before != after {
+                *count = if after { count.saturating_add(1) } else { count.saturating_sub(1) };
+            }
+        }
         if (before.busy, before.unused) != (after.busy, after.unused)
             && let Some(pool) = self.fence.pool(generation)
         {
@@ -926,8 +921,8 @@ impl Destination {
 
     fn unlink(&mut self, key: ConnectionKey) {
         let Some(connection) = self.get(key) else { return };
-        let (is_out_of_use, generation) = (connection.is_out_of_use(), connection.generation);
         let Some(list) = connection.list else { return };
+        let (is_out_of_use, generation) = (connection.is_out_of_use(), connection.generation);
         if is_out_of_use {
             self.count_out_of_use(list, generation, false);
         }

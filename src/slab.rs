@@ -7,25 +7,21 @@ const PAGE: usize = 64;
 /// Values with stable indices, each of which is used again after its value is removed.
 #[derive(Debug)]
 pub struct Slab<T> {
-    /// All of them full, but for the last.
-    pages: Vec<Vec<Entry<T>>>,
-    /// The entry that was vacated last.
-    vacant: Option<usize>,
+    pages: Vec<Box<[Entry<T>; PAGE]>>,
+    /// The first of the list of vacant entries, or the index behind all.
+    vacant: usize,
     len: usize,
 }
 
 #[derive(Debug)]
 enum Entry<T> {
     Occupied(T),
-    /// In the list of vacant ones.
-    Vacant {
-        next: Option<usize>,
-    },
+    Vacant { next: usize },
 }
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Self { pages: Vec::new(), vacant: None, len: 0 }
+        Self { pages: Vec::new(), vacant: 0, len: 0 }
     }
 }
 
@@ -62,22 +58,17 @@ impl<T> Slab<T> {
 
     /// Stores a value and returns its index.
     pub fn insert(&mut self, value: T) -> usize {
-        self.len = self.len.saturating_add(1);
-        if let Some(index) = self.vacant
-            && let Some(entry) = self.entry(index)
+        let index = self.vacant;
+        if self.entry(index).is_none() {
+            let vacant = |place: usize| Entry::Vacant { next: index.saturating_add(place).saturating_add(1) };
+            self.pages.push(Box::new(std::array::from_fn(vacant)));
+        }
+        if let Some(entry) = self.entry(index)
             && let Entry::Vacant { next } = *entry
         {
             *entry = Entry::Occupied(value);
             self.vacant = next;
-            return index;
-        }
-        let full = self.pages.last().is_none_or(|page| page.len() >= PAGE);
-        if full {
-            self.pages.push(Vec::with_capacity(PAGE));
-        }
-        let index = self.indices().end;
-        if let Some(page) = self.pages.last_mut() {
-            page.push(Entry::Occupied(value));
+            self.len = self.len.saturating_add(1);
         }
         index
     }
@@ -90,7 +81,7 @@ impl<T> Slab<T> {
             return None;
         }
         let removed = std::mem::replace(entry, Entry::Vacant { next });
-        self.vacant = Some(index);
+        self.vacant = index;
         self.len = self.len.saturating_sub(1);
         match removed {
             Entry::Occupied(value) => Some(value),
@@ -98,10 +89,9 @@ impl<T> Slab<T> {
         }
     }
 
-    /// The indices that have been used so far, vacant ones included.
+    /// The indices that there are, vacant ones included.
     pub fn indices(&self) -> std::ops::Range<usize> {
-        let full = self.pages.len().saturating_sub(1).saturating_mul(PAGE);
-        0..full.saturating_add(self.pages.last().map_or(0, Vec::len))
+        0..self.pages.len().saturating_mul(PAGE)
     }
 }
 
@@ -118,7 +108,7 @@ mod tests {
         assert_eq!((slab.get(70), slab.get(71), slab.get(200)), (None, Some(&71), None));
         assert_eq!(slab.try_remove(3), Some(3));
         assert_eq!(slab.len(), 198);
-        assert_eq!(slab.indices(), 0..200);
+        assert_eq!(slab.indices(), 0..256);
         assert!(
             slab.indices().filter_map(|index| Some((index, *slab.get(index)?))).all(|(index, value)| index == value)
         );

@@ -34,7 +34,7 @@ fn the_baseline_keeps_the_budgets() {
     at_most("connection: 16 KiB of a body", "host calls", 2);
     at_most("tick: 100,000 idle connections, none due", "instructions", 500);
     at_most("20,000 requests: growth", "memory bytes", 0);
-    at_most("a connection, of 100,000", "memory bytes", 260);
+    at_most("a connection, of 100,000", "memory bytes", 160);
 }
 
 #[test]

@@ -152,8 +152,8 @@ pub struct Destination {
     retiring: VecDeque<(Timestamp, ConnectionKey)>,
     /// Closed connections that the pool may not have heard of, with the tick from which on it must have.
     gone: VecDeque<(u64, ConnectionKey)>,
-    /// Aborted requests whose connection may still be thought busy, with the tick from which on it isn't.
-    aborted: VecDeque<(u64, Generation)>,
+    /// How many aborted requests there are whose connection may still be thought busy, by the tick from which on it isn't.
+    aborted: VecDeque<(u64, Generation, u32)>,
     /// What the last turn allows, while more is due than one tick closes.
     reaping: Option<Turn>,
     open: u32,
@@ -294,7 +294,12 @@ impl Destination {
 
     /// How soon [`tick`](Self::tick) wants to be called again.
     pub fn tick_period(&self) -> Duration {
-        if self.reaping.is_some() { REAP_PERIOD } else { tick_period(self.limit) }
+        if self.reaping.is_some() { REAP_PERIOD } else { self.turns.period() }
+    }
+
+    /// Whether a reap goes on in quick ticks.
+    pub fn is_reaping(&self) -> bool {
+        self.reaping.is_some()
     }
 
     /// Whether a connection filter shows the connections.
@@ -362,10 +367,14 @@ impl Destination {
         let is_guarded = self.is_guarded();
         let Some(pool) = self.fence.pool(generation) else { return };
         if !is_guarded {
-            pool.end_one();
+            pool.end(1);
         } else if end == End::Aborted || !pool.on_ended() {
             let forget_at = self.turns.count().saturating_add(TURNS_IN_PIPE as u64);
-            self.aborted.push_back((forget_at, generation));
+            let mut latest = self.aborted.iter_mut().rev().take_while(|(at, ..)| *at == forget_at);
+            match latest.find(|(_, of, _)| *of == generation) {
+                Some((_, _, count)) => *count = count.saturating_add(1),
+                None => self.aborted.push_back((forget_at, generation, 1)),
+            }
         }
     }
 
@@ -610,12 +619,13 @@ impl Destination {
         });
         let Some(connection) = self.connections.get(key.slot as usize) else { return };
         let (order, generation, expires_at) = (connection.order, connection.generation, connection.expires_at(limit));
-        if !self.fence.may_use(connection) {
-            return self.fence_one(key, now);
-        }
-        match (order, self.fence.pool(generation)) {
-            (Order::Stacked, Some(pool)) => pool.stack.push(&mut self.connections, key.slot, order),
-            _ => self.loose.push(&mut self.connections, key.slot, Order::Loose),
+        match order {
+            Order::Stacked => match self.fence.pool(generation) {
+                Some(pool) => pool.stack.push(&mut self.connections, key.slot, order),
+                None => return self.fence_one(key, now),
+            },
+            Order::Loose if self.fence.may_use(connection) => self.loose.push(&mut self.connections, key.slot, order),
+            Order::Loose => return self.fence_one(key, now),
         }
         match expires_at {
             Some(at) if at <= now => self.fence_one(key, now),
@@ -734,13 +744,13 @@ impl Destination {
             self.gone.pop_front();
             self.forget(key);
         }
-        while let Some((forget_at, generation)) = self.aborted.front().copied() {
+        while let Some((forget_at, generation, count)) = self.aborted.front().copied() {
             if forget_at > self.turns.count() {
                 break;
             }
             self.aborted.pop_front();
             if let Some(pool) = self.fence.pool(generation) {
-                pool.end_one();
+                pool.end(count as usize);
             }
         }
     }

@@ -74,14 +74,14 @@ impl Pool {
         let was_answered = self.answered > 0;
         self.answered = self.answered.saturating_sub(1);
         if was_answered {
-            self.end_one();
+            self.end(1);
         }
         was_answered
     }
 
-    /// A request ended, and its connection is not busy.
-    pub fn end_one(&mut self) {
-        self.live = self.live.saturating_sub(1);
+    /// So many requests ended, and their connections are not busy.
+    pub fn end(&mut self, requests: usize) {
+        self.live = self.live.saturating_sub(requests);
         self.answered = self.answered.min(self.live);
     }
 

@@ -181,9 +181,10 @@ fn connection_events(filter: &Filter, counts: &mut Counts) -> Result<()> {
     }
     vm.on_data(connection, Buffer::Downstream, REQUEST)?;
     vm.on_data(connection, Buffer::Upstream, b"HTTP/1.1 200 OK\r\ncontent-length: 81920\r\n\r\n")?;
-    for _ in 0..5 {
+    for _ in 0..4 {
         event(&mut vm, "connection: 16 KiB of a body", Buffer::Upstream, &body)?;
     }
+    event(&mut vm, "connection: the last 16 KiB of a body", Buffer::Upstream, &body)?;
     vm.on_data(connection, Buffer::Downstream, REQUEST)?;
     vm.on_data(connection, Buffer::Upstream, b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
     let chunk = [b"4000\r\n".as_slice(), &body, b"\r\n"].concat();

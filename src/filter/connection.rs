@@ -10,7 +10,7 @@ use proxy_wasm::types::{BufferType, PeerType};
 use crate::config::ConnectionConfig;
 use crate::connection::ConnectionKey;
 use crate::destination::Seen;
-use crate::framing::{Direction, Framing, Protocol, STATUS_LINE_MAX, told_to_close};
+use crate::framing::{Direction, Framing, Progress, Protocol, STATUS_LINE_MAX, told_to_close};
 use crate::host;
 use crate::time::Timestamp;
 use crate::worker::{DestinationId, Worker};
@@ -198,10 +198,14 @@ impl ConnectionFilter {
             return self.on_probe_data(context, prober, direction, size);
         }
         let Some((id, key)) = self.tracked(context) else { return };
-        let now = host::now();
         let fetch = |start: u64, max: u64| fetch(direction, start, max);
         let begins_response = direction == Direction::Response && self.framing.awaits_response();
         let mut progress = self.framing.advance(direction, size as u64, fetch);
+        if !end && !begins_response && self.is_within_exchange(&progress) {
+            with_worker(Worker::on_event); // more of a body: nothing that the destination doesn't know
+            return;
+        }
+        let now = host::now();
         if end {
             let at_end = self.framing.on_eof(direction);
             progress.responses_completed = progress.responses_completed.saturating_add(at_end.responses_completed);
@@ -225,16 +229,26 @@ impl ConnectionFilter {
             hinted_timeout: progress.keep_alive.and_then(|hint| hint.timeout),
             hinted_exchanges: progress.keep_alive.and_then(|hint| hint.max),
         };
-        let has_far_end_closed = end && direction == Direction::Response;
-        let suspects = with_worker(|worker| {
+        with_worker(|worker| {
             worker.on_event();
-            let destination = worker.get(id)?;
-            if size > 0 || seen.completed > 0 {
+            if let Some(destination) = worker.get(id)
+                && (size > 0 || seen.completed > 0)
+            {
                 destination.on_bytes(key, &seen, &root.config.policy, now);
             }
-            has_far_end_closed.then(|| destination.on_far_end_close(key, now))
         });
-        close_others(context, suspects.flatten().unwrap_or_default());
+        if end && direction == Direction::Response {
+            let suspects = with_destination(id, |destination| destination.on_far_end_close(key, now));
+            close_others(context, suspects.unwrap_or_default());
+        }
+    }
+
+    /// Whether the only exchange of an HTTP/1.1 connection goes on, and no other began or ended.
+    fn is_within_exchange(&self, progress: &Progress) -> bool {
+        progress.responses_completed == 0
+            && *progress == Progress::default()
+            && self.framing.protocol() == Protocol::Http1
+            && self.framing.in_flight() == 1
     }
 
     /// Exchanges in flight. A tunnel is one until it is closed: nobody knows what its silence means.

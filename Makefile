@@ -181,6 +181,25 @@ fuzz: ## runs every fuzz target for FUZZ_SECONDS=600 each; needs rustup, install
 	  cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=4096 -print_final_stats=1; \
 	done
 
+# What cargo-fuzz gives to the compiler without a sanitizer; for that the stable toolchain will do. Not for build scripts:
+# flags are for the target, as long as one is named.
+FUZZ_RUNS ?= 20000
+COVERAGE := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+  -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1
+
+.PHONY: fuzz-short
+fuzz-short: ## every fuzz target: seeds and earlier finds, then FUZZ_RUNS=20000 inputs, the same each time; needs a C++ compiler
+	@python3 fuzz/seeds.py
+	@host=$$(rustc -vV | sed -n 's/^host: //p'); set -e; \
+	RUSTFLAGS="$(COVERAGE)" cargo build --locked --quiet --manifest-path fuzz/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/fuzz --target $$host --bins; \
+	for target in $$(sed -n 's/^name = "\([^"]*\)"/\1/p' fuzz/Cargo.toml | tail -n +2); do \
+	  corpus=$$(mktemp -d); mkdir -p fuzz/corpus/$$target fuzz/artifacts/$$target; \
+	  $(CARGO_TARGET_DIR)/fuzz/$$host/debug/$$target -runs=$(FUZZ_RUNS) -seed=1 -timeout=60 -verbosity=0 \
+	    -artifact_prefix=fuzz/artifacts/$$target/ $$corpus fuzz/corpus/$$target \
+	    || { echo "$$target: a find, in fuzz/artifacts/$$target/" >&2; exit 1; }; \
+	  rm -rf $$corpus; echo "$$target: $$(ls fuzz/corpus/$$target | wc -l) seeds and $(FUZZ_RUNS) inputs"; \
+	done
+
 .PHONY: fuzz-module
 fuzz-module: build ## random callbacks on a host whose calls fail, against the built filter, for FUZZ_SECONDS=600
 	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --locked -p idleguard-counts --test module_fuzz -- --ignored --nocapture

@@ -32,7 +32,7 @@ use std::collections::BinaryHeap;
 use std::net::IpAddr;
 
 use crate::address::{Bits, Blocks, Cidr, Element, Text, parse_address, parse_endpoint, trim_blanks};
-use crate::config::{ConfigError, JsonText, Section};
+use crate::config::{ConfigError, Section, shorten};
 use crate::forwarded::{XForwardedFor, forwarded, is_blank, x_forwarded_for};
 use crate::header_map::{Few, equal};
 
@@ -721,9 +721,9 @@ fn warn_of_order(section: &Section, sources: &[String], warnings: &mut Vec<Strin
     }
 }
 
-/// A string of the configuration as JSON, for messages.
+/// A string of the configuration as JSON, for messages; a long one is cut.
 fn quoted(text: &str) -> String {
-    JsonText(&text.into()).to_string()
+    shorten(&text.into())
 }
 
 #[cfg(test)]
@@ -923,6 +923,12 @@ mod tests {
             (json!({"trusted_proxies": ["[::1]:80"]}), "trusted_proxies[0]", "\"[::1]:80\"", block),
             (json!({"trusted_proxies": ["10.0.0.0/33"]}), "trusted_proxies[0]", "\"10.0.0.0/33\"", block),
             (json!({"trusted_proxies": ["Private"]}), "trusted_proxies[0]", "\"Private\"", block),
+            (
+                json!({"trusted_proxies": ["1".repeat(500)]}),
+                "trusted_proxies[0]",
+                &format!("\"{}…", "1".repeat(119)),
+                block,
+            ),
             (json!({"trusted_proxies": [7]}), "trusted_proxies[0]", "7", "a string"),
             (json!({"trusted_proxies": "private"}), "trusted_proxies", "\"private\"", "a list of addresses and blocks"),
             (json!({"trusted_hops": 0}), "trusted_hops", "0", "a whole number from 1 up"),

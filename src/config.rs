@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-pub(crate) use json_text::JsonText;
+pub(crate) use section::shorten;
 pub use section::{ConfigError, Section};
 
 use crate::client_ip::ClientIp;

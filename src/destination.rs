@@ -36,7 +36,7 @@ use crate::policy::{LbIdleTimeout, Policy};
 use crate::pool::Pool;
 use crate::restarts::Restarts;
 use crate::slab::Slab;
-use crate::time::Timestamp;
+use crate::time::{Timestamp, millis};
 use crate::timers::Timers;
 use crate::turns::{TURNS_IN_PIPE, Turn, Turns};
 use crate::unseen::{Ending, Unseen};
@@ -45,14 +45,18 @@ use crate::unseen::{Ending, Unseen};
 /// connection; 50 ms are too short when a burst stalls the event loop.
 pub const REAP_DELAY: Duration = Duration::from_millis(100);
 
-/// Closes in one tick, if few are due. Envoy needs 60 to 70 µs for each, and a request waits for no more than one tick's.
-const CLOSES_PER_TICK: usize = 16;
+/// Closes in one tick. Envoy needs 60 to 70 µs for each, and a request waits for those of one tick.
+const CLOSES_PER_TICK: u64 = 16;
 
-/// A reap of very many takes about so many ticks all the same: each closes this part of what is left.
-const TICKS_OF_A_REAP: usize = 256;
+/// Closes in the later ticks of a reap, for each millisecond since the one before: a third of the worker's time. Where turns
+/// of the event loop take long, connections would otherwise be opened faster than closed.
+const CLOSES_PER_MILLISECOND: u64 = 5;
 
 /// From one tick to the next while more is due than one closes: what waits has its turn in between.
 const REAP_PERIOD: Duration = Duration::from_millis(2);
+
+/// Closes at once of connections beside one that failed. A far end that ends so many makes as much work for Envoy itself.
+const MOST_SUSPECTS: usize = 512;
 
 /// How long before an expiry it begins to matter how requests end; longer than a turn of the event loop should take.
 const DELICATE: Duration = Duration::from_millis(200);
@@ -154,8 +158,10 @@ pub struct Destination {
     gone: VecDeque<(u64, ConnectionKey)>,
     /// How many aborted requests there are whose connection may still be thought busy, by the tick from which on it isn't.
     aborted: VecDeque<(u64, Generation, u32)>,
-    /// What the last turn allows, while more is due than one tick closes.
-    reaping: Option<Turn>,
+    /// What the last turn allows.
+    turn: Turn,
+    /// While more is due than one tick closes: when connections were closed last.
+    reaping: Option<Timestamp>,
     open: u32,
     idle: u32,
     /// What the gauges were when Envoy was last told.
@@ -194,6 +200,7 @@ impl Destination {
             retiring: VecDeque::new(),
             gone: VecDeque::new(),
             aborted: VecDeque::new(),
+            turn: Turn { settled: now, may_close: false },
             reaping: None,
             open: 0,
             idle: 0,
@@ -421,7 +428,7 @@ impl Destination {
                 matches!(connection.phase, Phase::Idle { .. } | Phase::Sentinel { .. })
             };
             let idle = pool.stack.from_newest(&self.connections).filter(is_idle);
-            suspects.extend(idle.skip(pool.unseen()).take(CLOSES_PER_TICK).map(key_of));
+            suspects.extend(idle.skip(pool.unseen()).take(MOST_SUSPECTS).map(key_of));
             self.fence_idle(pool, now);
         }
         let loose: Vec<_> = self.loose.from_newest(&self.connections).map(key_of).collect();
@@ -713,21 +720,16 @@ impl Destination {
     /// Looks at the connections whose time may have come, and returns those that are to be closed now. Constant work if
     /// there is none. May change [`tick_period`](Self::tick_period).
     pub fn tick(&mut self, now: Timestamp) -> Vec<Due> {
-        let turn = match self.turns.tick(now) {
-            Some(turn) => {
-                self.fence.forget_the_empty();
-                self.forget_the_gone();
-                self.run_timers(now);
-                self.reaping = None;
-                turn
-            }
-            // Too soon to be a turn for sure: a reap goes on with what was settled at the last one.
-            None => match self.reaping.take() {
-                Some(turn) => turn,
-                None => return Vec::new(),
-            },
-        };
-        if turn.may_close { self.due(turn, now) } else { Vec::new() }
+        if let Some(turn) = self.turns.tick(now) {
+            self.turn = turn;
+            self.fence.forget_the_empty();
+            self.forget_the_gone();
+            self.run_timers(now);
+        } else if self.reaping.is_none() {
+            return Vec::new();
+        }
+        // Between two turns a reap goes on with what was settled at the last one.
+        if self.turn.may_close { self.due(now) } else { Vec::new() }
     }
 
     fn run_timers(&mut self, now: Timestamp) {
@@ -766,19 +768,20 @@ impl Destination {
         }
     }
 
-    fn due(&mut self, turn: Turn, now: Timestamp) -> Vec<Due> {
+    fn due(&mut self, now: Timestamp) -> Vec<Due> {
         let delay = if self.has_requests { REAP_DELAY } else { Duration::ZERO };
-        let most = CLOSES_PER_TICK.max(self.retiring.len() / TICKS_OF_A_REAP);
+        let waited = self.reaping.take().map_or(0, |last| millis(now.since(last)));
+        let most = waited.saturating_mul(CLOSES_PER_MILLISECOND).max(CLOSES_PER_TICK);
         let mut due = Vec::new();
         due.extend(self.sentinel_given_up(now));
         self.set_sentinel_aside(now);
         while let Some((fenced_at, key)) = self.retiring.front().copied() {
-            let is_settled = !self.has_requests || fenced_at <= turn.settled;
+            let is_settled = !self.has_requests || fenced_at <= self.turn.settled;
             if !is_settled || now.since(fenced_at) < delay {
                 break;
             }
-            if due.len() >= most {
-                self.reaping = Some(turn);
+            if due.len() as u64 >= most {
+                self.reaping = Some(now);
                 break;
             }
             self.retiring.pop_front();

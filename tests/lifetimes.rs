@@ -232,11 +232,10 @@ fn without_an_http_filter_whatever_is_idle_is_reaped() {
     assert_eq!(closed, [key]);
 }
 
-/// Thousands that are due together are closed a few at a time, in quick ticks, and nothing that was not settled at the last
-/// whole turn.
+/// Thousands that are due together are closed a few at a time, in quick ticks.
 #[test]
 fn a_large_reap_is_spread_over_quick_ticks() {
-    let policy = policy(serde_json::json!({"lb_idle_timeout": "20s"}));
+    let policy = policy(serde_json::json!({"lb_idle_timeout": "20s", "margin": "2s"}));
     let mut now = Timestamp::from_millis(0);
     let mut destination = Destination::new(1, now);
     destination.add_policy(1, policy.clone(), true, now);
@@ -252,7 +251,7 @@ fn a_large_reap_is_spread_over_quick_ticks() {
     assert!(slow >= Duration::from_millis(25));
     let (mut closes, mut last) = (Vec::new(), now);
     while now < Timestamp::from_millis(21_000) {
-        now = now.after(destination.tick_period());
+        now = now.after(destination.tick_period().saturating_add(Duration::from_millis(1)));
         let due = destination.tick(now);
         if !due.is_empty() {
             last = now;
@@ -260,8 +259,8 @@ fn a_large_reap_is_spread_over_quick_ticks() {
         }
     }
     assert_eq!(closes.iter().sum::<usize>(), 10_000);
-    assert!(closes.iter().all(|closes| *closes <= 40), "{closes:?}");
-    assert!(last < Timestamp::from_millis(19_500), "limit, delay, and little more than a second: {last:?}");
+    assert!(closes.iter().all(|closes| *closes <= 16), "{closes:?}");
+    assert!(last < Timestamp::from_millis(20_500), "limit, settling, delay, and 200 ms for each thousand: {last:?}");
     assert_eq!(destination.tick_period(), slow);
 }
 
@@ -286,7 +285,10 @@ fn a_stall_stops_a_reap_until_requests_have_settled() {
     assert!(destination.tick_period() < slow);
     now = now.after(slow.saturating_mul(3));
     assert_eq!(destination.tick(now), []);
-    assert_eq!(destination.tick_period(), slow);
+    now = now.after(destination.tick_period());
+    assert_eq!(destination.tick(now), [], "not a turn for sure");
+    // Then as many as the time allows in which none was closed: the loop is busy, and what is open must not pile up.
     now = now.after(slow);
-    assert!(!destination.tick(now).is_empty());
+    assert_eq!(destination.tick(now).len(), 84);
+    assert_eq!(destination.tick_period(), slow);
 }

@@ -202,7 +202,7 @@ impl Section {
 }
 
 /// `value` as JSON for a log line: a long one is cut.
-fn shorten(value: &Value) -> String {
+pub(crate) fn shorten(value: &Value) -> String {
     const LONGEST: usize = 120;
     let text = JsonText(value).to_string();
     match text.char_indices().nth(LONGEST) {

@@ -32,8 +32,11 @@ use tokio::{
     time::{sleep, sleep_until},
 };
 
-/// The LB's idle timeout. The limit is a tenth less.
-const LB_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The LB's idle timeout.
+const LB_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// About what a tenth is of a minute, the commonest timeout: thousands of responses that come at one moment are read over
+/// seconds, and only then are their connections idle for Envoy.
+const MARGIN: &str = "5s";
 /// Addresses on which the LB listens and from which clients come: there are not enough ports for one pair.
 const ADDRESSES: u64 = 8;
 /// The clients beside.
@@ -203,6 +206,7 @@ fn configuration(config: Config, port: u16) -> Config {
         .free_ports()
         .set(route, "180s")
         .policy("lb_idle_timeout", format!("{}s", LB_IDLE_TIMEOUT.as_secs()))
+        .policy("margin", MARGIN)
         .policy("retry_stale", "off")
         .set("static_resources/clusters/payments/circuit_breakers", breakers.clone())
         .set("static_resources/clusters/payments/connect_timeout", "30s")

@@ -770,8 +770,9 @@ impl Destination {
 
     fn due(&mut self, now: Timestamp) -> Vec<Due> {
         let delay = if self.has_requests { REAP_DELAY } else { Duration::ZERO };
-        let waited = self.reaping.take().map_or(0, |last| millis(now.since(last)));
-        let most = waited.saturating_mul(CLOSES_PER_MILLISECOND).max(CLOSES_PER_TICK);
+        let most = self.reaping.take().map_or(CLOSES_PER_TICK, |last| {
+            millis(now.since(last)).saturating_mul(CLOSES_PER_MILLISECOND).max(CLOSES_PER_TICK)
+        });
         let mut due = Vec::new();
         due.extend(self.sentinel_given_up(now));
         self.set_sentinel_aside(now);

@@ -108,10 +108,10 @@ impl Fence {
 
     /// Forgets generations in which nothing is left, but not the latest.
     pub fn forget_the_empty(&mut self) {
-        let latest = self.latest;
         if self.pools.len() < 2 {
             return;
         }
+        let latest = self.latest;
         self.pools.retain(|pool| pool.generation == latest || !pool.is_empty());
     }
 }

@@ -9,7 +9,7 @@ use proxy_wasm::types::{BufferType, PeerType};
 
 use crate::config::ConnectionConfig;
 use crate::connection::ConnectionKey;
-use crate::destination::Seen;
+use crate::destination::{Due, Seen};
 use crate::framing::{Direction, Framing, Progress, Protocol, STATUS_LINE_MAX, told_to_close};
 use crate::host;
 use crate::time::Timestamp;
@@ -39,10 +39,9 @@ pub(super) struct ConnectionRoot {
     shared_key: Vec<u8>,
     exchange_at: Cell<Timestamp>,
     prober: Option<Prober>,
-    /// The limit and the timeout that Envoy knows.
-    told: Cell<(Duration, Option<Duration>)>,
-    /// How often Envoy ticks.
-    period: Cell<Duration>,
+    /// The limit, the timeout and the tick period that Envoy knows.
+    told: Cell<(Duration, Option<Duration>, Duration)>,
+    is_reaping: Cell<bool>,
 }
 
 impl ConnectionRoot {
@@ -51,11 +50,9 @@ impl ConnectionRoot {
         let shared_key = destinations::shared_key(&config.destination);
         let prober =
             destination.and_then(|destination| Prober::new(destination, id, &config.destination, &config.policy));
-        let (exchange_at, told, period) = Default::default();
-        let root = Self { id, config, destination, shared_key, exchange_at, prober, told, period };
+        let (exchange_at, told, is_reaping) = Default::default();
+        let root = Self { id, config, destination, shared_key, exchange_at, prober, told, is_reaping };
         root.share();
-        let period = destination.and_then(|id| with_destination(id, |destination| destination.tick_period()));
-        root.set_tick_period(period.unwrap_or_default());
         root
     }
 
@@ -64,21 +61,15 @@ impl ConnectionRoot {
         let Some(id) = self.destination else { return };
         let tick = |worker: &mut Worker| {
             worker.on_event();
-            worker.get(id).map(|destination| (destination.tick(now), destination.tick_period()))
+            worker.get(id).map(|destination| (destination.tick(now), destination.is_reaping()))
         };
-        let Some((due, period)) = with_worker(tick).flatten() else { return };
-        self.set_tick_period(period);
+        let Some((due, is_reaping)) = with_worker(tick).flatten() else { return };
+        if self.is_reaping.replace(is_reaping) != is_reaping {
+            self.tell();
+        }
         let entered = !due.is_empty();
-        for due in due {
-            let closed = host::enter(due.key.context).and_then(|()| {
-                let is_wanted = !due.unused || {
-                    let is_connected = host::property(UPSTREAM_LOCAL_ADDRESS)?.is_some();
-                    with_destination(id, |destination| destination.on_unused(due.key, is_connected, now))
-                        .unwrap_or(false)
-                };
-                if is_wanted { host::close_connection() } else { Ok(()) }
-            });
-            closed.unwrap_or_else(host::report);
+        if entered {
+            close_due(id, due, now);
         }
         let asking = self.prober.as_ref().filter(|prober| prober.on_tick(now));
         if entered || self.prober.is_some() {
@@ -104,16 +95,22 @@ impl ConnectionRoot {
         if with_destination(id, |destination| destination.learns()).unwrap_or_default() {
             destinations::exchange_knowledge(id, &self.shared_key);
         }
-        let now = with_destination(id, |destination| (destination.idle_limit(), destination.learned()));
-        let Some(now) = now else { return };
-        if self.told.replace(now) != now {
-            destinations::report_limit(id);
-        }
+        self.tell();
     }
 
-    fn set_tick_period(&self, period: Duration) {
-        if self.period.replace(period) != period {
-            host::set_tick_period(period).unwrap_or_else(host::report);
+    /// Tells Envoy what has changed of what it knows.
+    fn tell(&self) {
+        let Some(id) = self.destination else { return };
+        let now = with_destination(id, |destination| {
+            (destination.idle_limit(), destination.learned(), destination.tick_period())
+        });
+        let Some(now) = now else { return };
+        let before = self.told.replace(now);
+        if (now.0, now.1) != (before.0, before.1) {
+            destinations::report_limit(id);
+        }
+        if now.2 != before.2 {
+            host::set_tick_period(now.2).unwrap_or_else(host::report);
         }
     }
 }
@@ -298,6 +295,20 @@ impl ConnectionFilter {
         let tracked = self.tracked(context);
         self.slot = None;
         tracked
+    }
+}
+
+/// Closes connections whose time has come; the context of the last one stays entered.
+fn close_due(id: DestinationId, due: Vec<Due>, now: Timestamp) {
+    for due in due {
+        let closed = host::enter(due.key.context).and_then(|()| {
+            let is_wanted = !due.unused || {
+                let is_connected = host::property(UPSTREAM_LOCAL_ADDRESS)?.is_some();
+                with_destination(id, |destination| destination.on_unused(due.key, is_connected, now)).unwrap_or(false)
+            };
+            if is_wanted { host::close_connection() } else { Ok(()) }
+        });
+        closed.unwrap_or_else(host::report);
     }
 }
 

@@ -17,6 +17,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::str;
 
@@ -29,33 +30,48 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 ///
 /// `None` for anything else, and for the unspecified addresses `0.0.0.0` and `::`, which are nobody's.
 pub fn parse_address(text: &[u8]) -> Option<IpAddr> {
-    let (address, after) = split(text)?;
-    (after.is_empty() || port(after).is_some()).then_some(address)
+    Some(parse_endpoint(text)?.0)
 }
 
-/// An address as a number: comparing is all that a list of ten thousand needs, and [`IpAddr`] would turn its bytes each time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bits {
-    /// [`Ipv4Addr::to_bits`].
-    V4(u32),
-    /// [`Ipv6Addr::to_bits`].
-    V6(u128),
+/// Reads an address as [`parse_address`] does, and its port, if it has one.
+pub fn parse_endpoint(text: &[u8]) -> Option<(IpAddr, Option<u16>)> {
+    let (bits, port) = bare_address(text).or_else(|| zoned_address(text))?;
+    Some((bits.into(), port))
 }
+
+/// Reads the node identifier of a `forwarded` element (RFC 7239 §6): an address as in [`parse_address`], whose port may
+/// also be obfuscated (`203.0.113.5:_x9`).
+pub fn parse_node(text: &[u8]) -> Option<IpAddr> {
+    parse_address(text).or_else(|| {
+        let text = trim_end(text);
+        let (address, port) = text.split_at_checked(text.iter().rposition(|byte| *byte == b':')?)?;
+        let takes_port = address.ends_with(b"]") || !address.contains(&b':');
+        parse_address(address).filter(|_| takes_port && is_obfuscated_port(port))
+    })
+}
+
+/// An address as a number, IPv4 as the IPv4-mapped IPv6 that it is the same as: comparing is all that a list of ten thousand
+/// needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bits(u128);
+
+/// Where IPv4 begins among [`Bits`], and where it ends (`::ffff:0:0/96`).
+const V4: (u128, u128) = (0xffff_0000_0000, 0xffff_ffff_ffff);
 
 impl From<IpAddr> for Bits {
     fn from(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(address) => Self::V4(address.to_bits()),
-            IpAddr::V6(address) => Self::V6(address.to_bits()),
-        }
+        Self(match address {
+            IpAddr::V4(address) => V4.0 | u128::from(address.to_bits()),
+            IpAddr::V6(address) => address.to_bits(),
+        })
     }
 }
 
 impl From<Bits> for IpAddr {
-    fn from(bits: Bits) -> Self {
-        match bits {
-            Bits::V4(bits) => Self::V4(Ipv4Addr::from_bits(bits)),
-            Bits::V6(bits) => Self::V6(Ipv6Addr::from_bits(bits)),
+    fn from(Bits(bits): Bits) -> Self {
+        match u32::try_from(bits ^ V4.0) {
+            Ok(v4) => Self::V4(Ipv4Addr::from_bits(v4)),
+            Err(_) => Self::V6(Ipv6Addr::from_bits(bits)),
         }
     }
 }
@@ -85,307 +101,319 @@ impl From<IpAddr> for Element<'_> {
 /// What stands left of an element's comma; `None` if there is no comma.
 pub type Rest<'a> = Option<&'a [u8]>;
 
-/// What stands left of the comma that `before`, the text before an element, ends with. `None`: something else is there.
-#[inline(always)]
-fn rest(before: &[u8]) -> Option<Rest<'_>> {
-    match trim_end(before) {
-        [] => Some(None),
-        [rest @ .., b','] => Some(Some(rest)),
-        _ => None,
-    }
-}
-
-/// The last element of a list, and what stands left of its comma. This reads
-/// the usual forms in one pass from the right: canonical text, also in brackets, with a port, or as IPv4-mapped IPv6. `None`
-/// is anything else, for [`parse_address`] to judge.
+/// The last element of a list, and what stands left of its comma. `None`: it is no address, or one with a zone,
+/// capital letters or a blank behind it, or so little stands left of it that [`last_address`] would look beyond;
+/// [`parse_address`] knows.
 #[inline(always)]
 pub fn last_element(list: &[u8]) -> Option<(Element<'_>, Rest<'_>)> {
-    let list = trim_end(list);
-    let (element, before) = match ending(list) {
-        Ending::V4 => last_v4(list)?,
-        Ending::Port => last_with_port(list)?,
-        Ending::Other => last_v6(list)?,
+    let Found { bits, text, before, .. } = last_address(list)?;
+    let element = Element { bits, text };
+    match before {
+        [rest @ .., b','] | [rest @ .., b',', b' '] => Some((element, Some(rest))),
+        _ => match trim_end(before) {
+            [] => Some((element, None)),
+            [rest @ .., b','] => Some((element, Some(rest))),
+            _ => None,
+        },
+    }
+}
+
+/// The address that a text ends with.
+struct Found<'a> {
+    bits: Bits,
+    /// Its canonical text, if that is among what was read.
+    text: Option<&'a [u8]>,
+    port: Option<u16>,
+    /// What stands before it; whether that may be, is for the caller to say.
+    before: &'a [u8],
+}
+
+/// An address without a zone, with nothing but blanks around it, and its port.
+#[inline(never)]
+fn bare_address(text: &[u8]) -> Option<(Bits, Option<u16>)> {
+    let text = trim_blanks(text);
+    let mut padded = [b','; LONGEST + 5];
+    let added = padded.len().checked_sub(text.len())?;
+    padded.get_mut(added..)?.copy_from_slice(text);
+    let mut is_lower_case = false;
+    loop {
+        if let Some(Found { bits, port, before, .. }) = last_address(&padded)
+            && before.len() == added
+        {
+            return Some((bits, port));
+        }
+        if is_lower_case || !text.iter().any(u8::is_ascii_uppercase) {
+            return None;
+        }
+        padded.make_ascii_lowercase();
+        is_lower_case = true;
+    }
+}
+
+/// The most bytes that an address without a zone can have: brackets, six groups, four octets, a port.
+const LONGEST: usize = 53;
+
+/// Reads an address without a zone, without capital letters, and without a blank behind it, from the right, each byte once. The
+/// right end is where a list is read from, and what follows an address tells what it is.
+#[inline(always)]
+fn last_address(text: &[u8]) -> Option<Found<'_>> {
+    let mut end = text;
+    let (mut port, mut in_brackets) = (None, false);
+    let mut digits = Digits::NONE;
+    let octets = if ends_in_octet(text) {
+        let octets = v4(text)?;
+        if !octets.1.ends_with(b":") {
+            return v4_alone(octets, text, None);
+        }
+        Some(octets)
+    } else {
+        if end.ends_with(b",::1") || end.ends_with(b" ::1") {
+            // What sidecars append is too short to be worth more work.
+            return Some(Found { bits: Bits(1), text: Some(b"::1"), port: None, before: end.strip_suffix(b"::1")? });
+        }
+        digits = digits_before(end)?;
+        if let Some((number, before)) = port_of(&digits) {
+            if !before.ends_with(b"]") {
+                return v4_alone(v4(before)?, before, Some(number));
+            }
+            (port, end, in_brackets) = (Some(number), before, true);
+        } else {
+            in_brackets = digits.count == 0 && digits.separator == ']';
+        }
+        if in_brackets {
+            end = end.split_last()?.1;
+            digits = digits_before(end)?;
+        }
+        if in_brackets && ends_in_octet(end) {
+            let octets = v4(end)?;
+            octets.1.strip_suffix(b":")?; // an IPv4 address has no brackets
+            Some(octets)
+        } else {
+            None
+        }
     };
-    Some((element, rest(before)?))
-}
 
-/// In which of the usual forms an element can be, by its last few bytes: a form that is tried in vain costs as much as the
-/// one that fits.
-enum Ending {
-    /// `.5`.
-    V4,
-    /// `.5:80`, `]:80` or `]`.
-    Port,
-    /// None of these.
-    Other,
-}
-
-#[inline(always)]
-fn ending(list: &[u8]) -> Ending {
-    let (mut digits, mut rest) = (0_u32, list);
-    while let [before @ .., b'0'..=b'9'] = rest
-        && digits < 6
-    {
-        rest = before;
-        digits = digits.wrapping_add(1);
+    let mut groups = Groups::default();
+    let mut before = digits.before;
+    if let Some((bits, before_v4)) = octets {
+        (groups.low, groups.places) = (u64::from(bits), 32);
+        before = before_v4;
+        digits.separator = ':';
+    } else if digits.count > 0 {
+        groups.push(&digits)?;
+    } else if !before.ends_with(b"::") {
+        return None;
     }
-    match rest {
-        [.., b'.'] => Ending::V4,
-        [.., b']'] if digits == 0 => Ending::Port,
-        [.., b']' | b'.', b':']
-        | [.., b'.', b'0'..=b'9', b':']
-        | [.., b'.', b'0'..=b'9', b'0'..=b'9', b':']
-        | [.., b'.', b'0'..=b'9', b'0'..=b'9', b'0'..=b'9', b':'] => Ending::Port,
-        _ => Ending::Other,
+    let mut has_gap = false;
+    while digits.separator == ':' && !has_gap {
+        digits = digits_before(before.split_last()?.1)?;
+        before = digits.before;
+        match (digits.count, digits.separator) {
+            (0, ':') => {
+                before = groups.left_of_gap(before.split_last()?.1)?;
+                has_gap = true;
+            }
+            (0, _) => return None,
+            _ => groups.push(&digits)?,
+        }
     }
-}
-
-/// As [`last_element`], where that is an IPv4 address without a port: its bits, its text, and what stands left of its comma.
-/// Lists of nothing else are common, and this path is half as long.
-#[inline(always)]
-pub fn last_plain_v4(list: &[u8]) -> Option<(u32, &[u8], Rest<'_>)> {
-    match last_v4(list)? {
-        (Element { bits: Bits::V4(bits), text: Some(text) }, before) => Some((bits, text, rest(before)?)),
+    let (high, low) = (groups.high, groups.low);
+    if !has_gap && groups.places < 128 {
+        return None;
+    }
+    if high == 0 && (low == 0 || u128::from(low) == V4.0) {
+        return None;
+    }
+    let text = match octets {
+        None if groups.are_canonical && (high != 0 || low >> 32 != 0xffff) => end.get(before.len()..),
+        Some((_, before)) if high == 0 && low >> 32 == 0xffff => end.get(before.len()..),
         _ => None,
+    };
+    if in_brackets {
+        before = before.strip_suffix(b"[")?;
+    }
+    Some(Found { bits: Bits(u128::from(high) << 64 | u128::from(low)), text, port, before })
+}
+
+/// An IPv4 address, whose octets were read, without IPv6 around it.
+#[inline(always)]
+fn v4_alone<'a>((bits, before): (u32, &'a [u8]), through: &'a [u8], port: Option<u16>) -> Option<Found<'a>> {
+    let bits = NonZeroU32::new(bits)?;
+    let text = through.get(before.len()..);
+    Some(Found { bits: Bits(V4.0 | u128::from(bits.get())), text, port, before })
+}
+
+/// The groups of an IPv6 address (RFC 4291 §2.2), gathered from the right.
+struct Groups {
+    high: u64,
+    low: u64,
+    /// 16 for each group.
+    places: u32,
+    /// The last one, or 0 for the gap.
+    last: u32,
+    /// Are they written as RFC 5952 wants them? Also false if several zero groups are written out: which run of them is `::`
+    /// is left to [`Text`].
+    are_canonical: bool,
+}
+
+impl Default for Groups {
+    fn default() -> Self {
+        Self { high: 0, low: 0, places: 0, last: 1, are_canonical: true }
     }
 }
 
-/// The canonical text between what stands before it and what follows it.
-#[inline(always)]
-fn between<'a>(text: &'a [u8], before: &[u8]) -> Option<&'a [u8]> {
-    text.get(before.len()..)
+impl Groups {
+    /// The next one to the left.
+    #[inline(always)]
+    fn push(&mut self, group: &Digits<'_>) -> Option<()> {
+        let placed = u64::from(group.value).wrapping_shl(self.places);
+        match self.places {
+            0..64 => self.low |= placed,
+            64..128 => self.high |= placed,
+            _ => return None,
+        }
+        self.note(group);
+        Some(())
+    }
+
+    /// The groups left of the gap, and what stands before them.
+    #[inline(always)]
+    fn left_of_gap<'a>(&mut self, text: &'a [u8]) -> Option<&'a [u8]> {
+        self.are_canonical &= self.last != 0;
+        self.last = 0;
+        let (mut high, mut low) = (0_u64, 0_u64); // flush left
+        let mut digits = digits_before(text)?;
+        let mut before = digits.before;
+        while digits.count > 0 {
+            low = low >> 16 | high << 48;
+            high = high >> 16 | u64::from(digits.value) << 48;
+            self.note(&digits);
+            if digits.separator != ':' {
+                break;
+            }
+            digits = digits_before(before.split_last()?.1)?;
+            before = digits.before;
+            if digits.count == 0 {
+                return None;
+            }
+        }
+        self.high |= high;
+        self.low |= low;
+        self.are_canonical &= self.places < 112; // canonically no single group is `::`
+        (self.places < 128).then_some(before)
+    }
+
+    #[inline(always)]
+    fn note(&mut self, group: &Digits<'_>) {
+        self.places = self.places.wrapping_add(16);
+        self.are_canonical &= group.is_canonical & (group.value | self.last != 0);
+        self.last = group.value;
+    }
 }
 
-/// `203.0.113.5` or `::ffff:203.0.113.5`, and what stands before.
+/// `203.0.113.5`, and what stands before it.
 #[inline(always)]
-fn last_v4(text: &[u8]) -> Option<(Element<'_>, &[u8])> {
+fn v4(text: &[u8]) -> Option<(u32, &[u8])> {
     let (fourth, before) = octet_before(text)?;
     let (third, before) = octet_before(before.strip_suffix(b".")?)?;
     let (second, before) = octet_before(before.strip_suffix(b".")?)?;
     let (first, before) = octet_before(before.strip_suffix(b".")?)?;
-    let bits = first << 24 | second << 16 | third << 8 | fourth;
-    let element = Element { bits: Bits::V4(bits), text: Some(between(text, before)?) };
-    (bits != 0).then_some((element, before.strip_suffix(b"::ffff:").unwrap_or(before)))
+    Some((first << 24 | second << 16 | third << 8 | fourth, before))
 }
 
-/// An octet without leading zeros; a fourth digit is left to be stumbled over.
+/// Does the text end with a dot and one to three digits?
+#[inline(always)]
+fn ends_in_octet(text: &[u8]) -> bool {
+    let Some([c, b, a, last]) = text.last_chunk() else { return false };
+    let is_digit = |byte: &u8| digit(*byte).is_some();
+    is_digit(last) && (*a == b'.' || is_digit(a) && (*b == b'.' || is_digit(b) && *c == b'.'))
+}
+
+/// An octet without leading zeros, to some readers `010` is 8, and what stands before it; a fourth digit is left to be
+/// stumbled over.
 #[inline(always)]
 fn octet_before(text: &[u8]) -> Option<(u32, &[u8])> {
-    let (ones, rest) = last_digit(text)?;
-    let Some((tens, before)) = last_digit(rest) else { return Some((ones, rest)) };
+    let [hundreds, tens, ones] = text.get(text.len().wrapping_sub(3)..)?.first_chunk()?;
+    let left_of = |digits| text.get(..text.len().wrapping_sub(digits)).unwrap_or(text);
+    let ones = digit(*ones)?;
+    let Some(tens) = digit(*tens) else { return Some((ones, left_of(1))) };
     let two = tens.wrapping_mul(10).wrapping_add(ones);
-    let Some((hundreds, rest)) = last_digit(before) else { return (tens > 0).then_some((two, before)) };
+    let Some(hundreds) = digit(*hundreds) else { return (tens > 0).then(|| (two, left_of(2))) };
     let three = hundreds.wrapping_mul(100).wrapping_add(two);
-    (100..=255).contains(&three).then_some((three, rest))
+    (100..=255).contains(&three).then(|| (three, left_of(3)))
 }
 
 #[inline(always)]
-fn last_digit(text: &[u8]) -> Option<(u32, &[u8])> {
-    let (byte, before) = text.split_last()?;
-    Some((digit(*byte)?, before))
+fn digit(byte: u8) -> Option<u32> {
+    let digit = u32::from(byte).wrapping_sub(u32::from(b'0'));
+    (digit < 10).then_some(digit)
 }
 
-/// `203.0.113.5:80`, `[2001:db8::5]` or `[2001:db8::5]:80`, and what stands before.
-fn last_with_port(text: &[u8]) -> Option<(Element<'_>, &[u8])> {
-    let colon = text.iter().rev().take(6).position(|byte| digit(*byte).is_none())?;
-    let (address, after) = text.split_at_checked(text.len().checked_sub(colon)?.checked_sub(1)?)?;
-    let inside = match (address, after) {
-        (inside, [b']']) => inside,
-        (address, after) => {
-            port(after)?;
-            match address {
-                [inside @ .., b']'] => inside,
-                address => {
-                    let (element, before) = last_v4(address)?;
-                    // A mapped address has no port without its brackets.
-                    return (between(address, before) == element.text).then_some((element, before));
-                }
-            }
-        }
+/// Up to four hexadecimal digits, in lower case, and what stands before them.
+#[derive(Clone, Copy)]
+struct Digits<'a> {
+    /// Four bits each.
+    value: u32,
+    count: u32,
+    /// No leading zeros.
+    is_canonical: bool,
+    /// The byte before them.
+    separator: char,
+    /// All that stands before them.
+    before: &'a [u8],
+}
+
+/// `None`: the text is shorter than five bytes.
+#[inline(always)]
+fn digits_before(text: &[u8]) -> Option<Digits<'_>> {
+    // One check, where `last_chunk` makes two.
+    let [e, d, c, b, a] = text.get(text.len().wrapping_sub(5)..)?.first_chunk()?;
+    let digits = |value, count: u32, leading: u32, separator: &u8| {
+        let separator = char::from(*separator);
+        let before = text.get(..text.len().wrapping_sub(count as usize)).unwrap_or(text);
+        Some(Digits { value, count, is_canonical: leading != 0, separator, before })
     };
-    let (element, before) = last_v6(inside).or_else(|| last_mapped(inside))?;
-    Some((element, before.strip_suffix(b"[")?))
+    let Some(one) = hex_digit(*a) else { return digits(0, 0, 0, a) };
+    let Some(two) = hex_digit(*b) else { return digits(one, 1, 1, b) };
+    let Some(three) = hex_digit(*c) else { return digits(two << 4 | one, 2, two, c) };
+    let Some(four) = hex_digit(*d) else { return digits(three << 8 | two << 4 | one, 3, three, d) };
+    digits(four << 12 | three << 8 | two << 4 | one, 4, four, e)
 }
 
-/// `::ffff:203.0.113.5`, and what stands before.
-fn last_mapped(text: &[u8]) -> Option<(Element<'_>, &[u8])> {
-    let (element, before) = last_v4(text)?;
-    (between(text, before) != element.text).then_some((element, before))
-}
+impl<'a> Digits<'a> {
+    const NONE: Self = Self { value: 0, count: 0, is_canonical: false, separator: ',', before: &[] };
 
-/// A canonical IPv6 address, and what stands before. No IPv4 inside, and of several runs of zero groups only one may be
-/// longer than a group: for others the question which one is `::` is left to [`Text`].
-#[inline]
-fn last_v6(text: &[u8]) -> Option<(Element<'_>, &[u8])> {
-    let (mut high, mut low, mut groups) = (0_u64, 0_u64, 0_u32);
-    let mut follows_zero = false;
-    let mut rest = text;
-    let mut has_gap = false;
-    loop {
-        if let [before @ .., b':', b':'] = rest {
-            if follows_zero {
-                return None;
-            }
-            rest = before;
-            has_gap = true;
-            break;
-        }
-        if groups > 0 {
-            match rest {
-                [before @ .., b':'] => rest = before,
-                _ => break,
-            }
-        }
-        let (group, before) = group_before(rest)?;
-        if group == 0 && follows_zero {
-            return None;
-        }
-        follows_zero = group == 0;
-        rest = before;
-        match groups {
-            0..4 => low |= group << groups.wrapping_mul(16),
-            4..8 => high |= group << groups.wrapping_sub(4).wrapping_mul(16),
-            _ => return None,
-        }
-        groups = groups.wrapping_add(1);
+    #[inline(always)]
+    fn left_of_separator(&self) -> &'a [u8] {
+        self.before.split_last().map_or(self.before, |(_, before)| before)
     }
-    if has_gap {
-        // The groups left of the gap, flush left.
-        let (mut left_high, mut left_low) = (0_u64, 0_u64);
-        let mut follows_zero = true;
-        let mut next = group_before(rest);
-        while let Some((group, before)) = next {
-            if group == 0 && follows_zero {
-                return None;
-            }
-            follows_zero = group == 0;
-            left_low = left_low >> 16 | left_high << 48;
-            left_high = left_high >> 16 | group << 48;
-            groups = groups.wrapping_add(1);
-            rest = before;
-            next = match rest {
-                [before @ .., b':'] => Some(group_before(before)?),
-                _ => None,
-            };
+}
+
+/// The port that those digits end, if they do, and what stands before its colon. IPv6 needs brackets to have one.
+#[inline(always)]
+fn port_of<'a>(digits: &Digits<'a>) -> Option<(u16, &'a [u8])> {
+    let left = digits.left_of_separator();
+    let (value, before) = match digits.separator {
+        ':' if digits.count > 0 => (digits.value, left),
+        '0'..='9' if digits.count == 4 => {
+            (u32::from(digits.separator) << 16 & 0xf_0000 | digits.value, left.strip_suffix(b":")?)
         }
-        if groups > 6 || rest.last() == Some(&b':') {
-            return None;
-        }
-        high |= left_high;
-        low |= left_low;
-    } else if groups != 8 {
+        _ => return None,
+    };
+    if before.ends_with(b"]") || ends_in_octet(before) { Some((port_number(value)?, before)) } else { None }
+}
+
+/// The decimal value of hexadecimal digits, if they are decimal ones and a port's.
+#[inline(always)]
+fn port_number(value: u32) -> Option<u16> {
+    // Six more make ten carry into the next digit.
+    let carries = (value.wrapping_add(0x66666) ^ value ^ 0x66666) & 0x11_1110;
+    if carries != 0 || value > 0x65535 {
         return None;
     }
-    if high == 0 && (low == 0 || low >> 32 == 0xffff) {
-        return None; // unspecified, or IPv4-mapped
-    }
-    let bits = Bits::V6(u128::from(high) << 64 | u128::from(low));
-    Some((Element { bits, text: Some(between(text, rest)?) }, rest))
-}
-
-/// One to four lower-case hexadecimal digits without leading zeros.
-#[inline(always)]
-fn group_before(text: &[u8]) -> Option<(u64, &[u8])> {
-    let (byte, mut rest) = text.split_last()?;
-    let mut group = lower_hex_digit(*byte)?;
-    let mut last = 1;
-    let mut shift = 4_u32;
-    while shift < 16
-        && let Some((byte, before)) = rest.split_last()
-        && let Some(digit) = lower_hex_digit(*byte)
-    {
-        group |= digit << shift;
-        last = digit;
-        shift = shift.wrapping_add(4);
-        rest = before;
-    }
-    (last > 0).then_some((group, rest))
-}
-
-#[inline(always)]
-fn lower_hex_digit(byte: u8) -> Option<u64> {
-    match HEX_DIGITS.get(usize::from(byte)) {
-        Some(digit) if *digit < 16 && !byte.is_ascii_uppercase() => Some(u64::from(*digit)),
-        _ => None,
-    }
-}
-
-/// Reads an address as [`parse_address`] does, and its port, if it has one.
-pub fn parse_endpoint(text: &[u8]) -> Option<(IpAddr, Option<u16>)> {
-    let (address, after) = split(text)?;
-    match after {
-        [] => Some((address, None)),
-        after => Some((address, Some(port(after)?))),
-    }
-}
-
-/// Reads the node identifier of a `forwarded` element (RFC 7239 §6): an address as in [`parse_address`], whose port may
-/// also be obfuscated (`203.0.113.5:_x9`).
-pub fn parse_node(text: &[u8]) -> Option<IpAddr> {
-    let (address, after) = split(text)?;
-    (after.is_empty() || port(after).is_some() || is_obfuscated_port(after)).then_some(address)
-}
-
-/// `text` without spaces and tabs at its ends (`OWS`, RFC 9110 §5.6.3).
-pub fn trim_blanks(mut text: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] = text {
-        text = rest;
-    }
-    trim_end(text)
-}
-
-#[inline(always)]
-fn trim_end(mut text: &[u8]) -> &[u8] {
-    while let [rest @ .., b' ' | b'\t'] = text {
-        text = rest;
-    }
-    text
-}
-
-/// The address, and what follows it: nothing, or something that should be a port with its colon.
-fn split(text: &[u8]) -> Option<(IpAddr, &[u8])> {
-    let text = trim_blanks(text);
-    let (address, after) = match text {
-        [b'[', inside @ ..] => {
-            let end = inside.iter().position(|byte| *byte == b']')?;
-            let (inside, after) = inside.split_at_checked(end)?;
-            (without_zone(inside)?, after.strip_prefix(b"]")?)
-        }
-        _ => match leading_v4(text) {
-            Some((address, after)) => (IpAddr::V4(address), after),
-            None => (without_zone(text)?, [].as_slice()),
-        },
-    };
-    (!address.is_unspecified()).then_some((address, after))
-}
-
-/// An IPv6 address with or without a zone; IPv4 if it is mapped.
-fn without_zone(text: &[u8]) -> Option<IpAddr> {
-    let address = match text.iter().position(|byte| *byte == b'%') {
-        None => text,
-        Some(at) => {
-            let (address, zone) = text.split_at_checked(at)?;
-            let zone = zone.strip_prefix(b"%")?;
-            let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._~-".contains(byte);
-            if zone.is_empty() || !zone.iter().all(allowed) {
-                return None;
-            }
-            address
-        }
-    };
-    v6(address).map(|address| address.to_canonical())
-}
-
-/// `:` and a port number of 1 to 5 digits.
-fn port(after: &[u8]) -> Option<u16> {
-    match after {
-        [b':', digits @ ..] if (1..=5).contains(&digits.len()) => {
-            let port =
-                digits.iter().try_fold(0_u32, |port, byte| Some(port.wrapping_mul(10).wrapping_add(digit(*byte)?)));
-            u16::try_from(port?).ok()
-        }
-        _ => None,
-    }
+    let digit = |place: u32| value >> place.wrapping_mul(4) & 15;
+    let number = (0..5).rev().fold(0_u32, |number, place| number.wrapping_mul(10).wrapping_add(digit(place)));
+    u16::try_from(number).ok()
 }
 
 /// `:` and an obfuscated port (`obfport`, RFC 7239 §6).
@@ -398,98 +426,53 @@ fn is_obfuscated_port(after: &[u8]) -> bool {
     }
 }
 
-/// The IPv4 address that `text` begins with, and the rest. Four decimal octets, none with a leading zero: to some
-/// readers `010` is 8.
-fn leading_v4(text: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
-    let (mut address, mut octet, mut digits, mut dots) = (0_u32, 0_u32, 0_u32, 0_u32);
-    let mut rest = text;
-    while let Some((byte, after)) = rest.split_first() {
-        if let Some(digit) = digit(*byte) {
-            octet = octet.wrapping_mul(10).wrapping_add(digit);
-            digits = digits.wrapping_add(1);
-        } else if *byte == b'.' && dots < 3 && is_octet(octet, digits) {
-            address = address << 8 | octet;
-            dots = dots.wrapping_add(1);
-            (octet, digits) = (0, 0);
-        } else {
-            break;
+/// An IPv6 address with a zone, with nothing but blanks around it, and its port.
+#[cold]
+fn zoned_address(text: &[u8]) -> Option<(Bits, Option<u16>)> {
+    let text = trim_blanks(text);
+    let (address, zone) = text.split_at_checked(text.iter().position(|byte| *byte == b'%')?)?;
+    let zone = zone.strip_prefix(b"%")?;
+    let length = zone.iter().take_while(|byte| byte.is_ascii_alphanumeric() || b"._~-".contains(byte)).count();
+    let (address, port) = match (address, zone.split_at_checked(length)?.1) {
+        (address, []) => (address, None),
+        ([b'[', address @ ..], [b']']) => (address, None),
+        ([b'[', address @ ..], [b']', after @ ..]) => {
+            let (port, before) = port_of(&digits_before(text)?)?;
+            (address, (before.len() == text.len().checked_sub(after.len())?).then_some(Some(port))?)
         }
-        rest = after;
-    }
-    (dots == 3 && is_octet(octet, digits)).then(|| (Ipv4Addr::from_bits(address << 8 | octet), rest))
+        _ => return None,
+    };
+    let is_v6 = address.contains(&b':') && address.iter().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(byte));
+    let (bits, second_port) = bare_address(address)?;
+    (is_v6 && length > 0 && second_port.is_none()).then_some((bits, port))
 }
 
-/// Is a number of that many digits an octet? Too many of them may have overflowed it, so their count decides.
-fn is_octet(number: u32, digits: u32) -> bool {
-    match digits {
-        1 => true,
-        2 => number >= 10,
-        3 => (100..=255).contains(&number),
-        _ => false,
+/// `text` without spaces and tabs at its ends (`OWS`, RFC 9110 §5.6.3).
+pub fn trim_blanks(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = text {
+        text = rest;
     }
+    trim_end(text)
 }
 
-/// The forms of RFC 4291 §2.2: eight groups, `::` once for one zero group or more, IPv4 in place of the last two.
-fn v6(text: &[u8]) -> Option<Ipv6Addr> {
-    let mut bits = 0_u128;
-    let mut groups = 0_u32;
-    let mut before_gap = None; // the groups left of the `::`, at their place, and how many they are
-    let mut rest = text;
-    if let [b':', b':', after @ ..] = rest {
-        before_gap = Some((0, 0));
-        rest = after;
-    }
-    while !(rest.is_empty() && before_gap.is_some_and(|(_, before)| before == groups)) {
-        let (group, after) = leading_group(rest)?;
-        if let [b'.', ..] = after {
-            let (address, []) = leading_v4(rest)? else { return None };
-            bits = bits << 32 | u128::from(address.to_bits());
-            groups = groups.wrapping_add(2);
-            break;
-        }
-        bits = bits << 16 | u128::from(group);
-        groups = groups.wrapping_add(1);
-        rest = match after {
-            _ if groups > 8 => return None,
-            [] => break,
-            [b':', b':', after @ ..] if before_gap.is_none() => {
-                before_gap = Some((bits.checked_shl(128_u32.checked_sub(groups.wrapping_mul(16))?)?, groups));
-                bits = 0;
-                after
-            }
-            [b':', after @ ..] => after,
-            _ => return None,
-        };
-    }
-    match before_gap {
-        None if groups == 8 => Some(Ipv6Addr::from_bits(bits)),
-        Some((before, _)) if groups < 8 => Some(Ipv6Addr::from_bits(before | bits)),
-        _ => None,
+/// `text` without spaces and tabs at its right end.
+#[inline(always)]
+pub fn trim_end(text: &[u8]) -> &[u8] {
+    match text {
+        [before @ .., b' ' | b'\t'] => text.get(..trimmed_length(before)).unwrap_or(text),
+        _ => text,
     }
 }
 
-/// One to four hexadecimal digits.
-fn leading_group(text: &[u8]) -> Option<(u32, &[u8])> {
-    let (first, mut rest) = text.split_first()?;
-    let mut group = hex_digit(*first)?;
-    while let Some((byte, after)) = rest.split_first()
-        && let Some(digit) = hex_digit(*byte)
-    {
-        group = group << 4 | digit;
-        rest = after;
-        if group > 0xffff {
-            return None;
-        }
+#[inline(never)]
+fn trimmed_length(mut text: &[u8]) -> usize {
+    while let [before @ .., b' ' | b'\t'] = text {
+        text = before;
     }
-    // Leading zeros don't show in the value, so the digits are counted, too.
-    (text.len().wrapping_sub(rest.len()) <= 4).then_some((group, rest))
+    text.len()
 }
 
-fn digit(byte: u8) -> Option<u32> {
-    let digit = u32::from(byte).wrapping_sub(u32::from(b'0'));
-    (digit < 10).then_some(digit)
-}
-
+#[inline(always)]
 fn hex_digit(byte: u8) -> Option<u32> {
     match HEX_DIGITS.get(usize::from(byte)) {
         Some(digit) if *digit < 16 => Some(u32::from(*digit)),
@@ -516,7 +499,7 @@ const OCTETS: [[u8; 4]; 256] = {
     texts
 };
 
-/// The value of each byte as a hexadecimal digit, 16 if it is none.
+/// The value of each byte as a hexadecimal digit in lower case, 16 if it is none.
 #[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "the compiler runs it, and checks")]
 const HEX_DIGITS: [u8; 256] = {
     let mut digits = [16; 256];
@@ -524,7 +507,6 @@ const HEX_DIGITS: [u8; 256] = {
     while digit < 16 {
         let text = b"0123456789abcdef"[digit];
         digits[text as usize] = digit as u8;
-        digits[text.to_ascii_uppercase() as usize] = digit as u8;
         digit += 1;
     }
     digits
@@ -652,11 +634,10 @@ impl Cidr {
         };
         let (address, length) = text.split_at_checked(slash)?;
         let length = prefix_length(length.strip_prefix(b"/")?)?;
-        let block = match leading_v4(address) {
-            Some((address, [])) => IpNet::V4(Ipv4Net::new(address, length).ok()?),
-            Some(_) => return None,
-            None => {
-                let address = v6(address)?;
+        // By the standard library: here, and only here, the unspecified addresses and mapped ones as such are wanted.
+        let block = match str::from_utf8(address).ok()?.parse().ok()? {
+            IpAddr::V4(address) => IpNet::V4(Ipv4Net::new(address, length).ok()?),
+            IpAddr::V6(address) => {
                 let block = Ipv6Net::new(address, length).ok()?;
                 match (address.to_ipv4_mapped(), length.checked_sub(96)) {
                     (Some(address), Some(length)) => IpNet::V4(Ipv4Net::new(address, length).ok()?),
@@ -720,58 +701,88 @@ fn prefix_length(digits: &[u8]) -> Option<u8> {
 /// list asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Blocks {
-    v4: Vec<(u32, u32)>,
-    v6: Vec<(u128, u128)>,
+    /// In order, apart from each other.
+    ranges: Vec<BitRange>,
+}
+
+/// Addresses from the first to the last, both among them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct BitRange {
+    first: Bits,
+    last: Bits,
+}
+
+impl BitRange {
+    fn contains(&self, bits: Bits) -> bool {
+        self.first <= bits && bits <= self.last
+    }
+}
+
+/// A block, in the form in which it is asked fastest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbours {
+    network: u128,
+    mask: u128,
+}
+
+impl Neighbours {
+    /// Every address.
+    pub const ALL: Self = Self { network: 0, mask: 0 };
+    /// The unspecified address alone, which no element is.
+    pub const NONE: Self = Self { network: 0, mask: u128::MAX };
+
+    /// Is the address among them?
+    #[inline(always)]
+    pub fn contain(&self, Bits(bits): Bits) -> bool {
+        (bits ^ self.network) & self.mask == 0
+    }
 }
 
 impl Blocks {
     /// Is the address in one of the blocks?
-    #[inline(always)]
-    pub fn contains(&self, address: impl Into<Bits>) -> bool {
-        match address.into() {
-            Bits::V4(bits) => covers(&self.v4, bits),
-            Bits::V6(bits) => covers(&self.v6, bits),
-        }
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.neighbours(address.into()).is_some()
+    }
+
+    /// If the address is in one of the blocks, addresses that are in it, too. The next address of a list is most likely one.
+    pub fn neighbours(&self, bits: Bits) -> Option<Neighbours> {
+        let after = self.ranges.partition_point(|range| range.first <= bits);
+        let range = self.ranges.get(after.checked_sub(1)?).filter(|range| range.contains(bits))?;
+        let differing = range.first.0 ^ range.last.0;
+        // What `::/0` is without IPv4 is no block.
+        let is_block = differing & differing.wrapping_add(1) == 0 && range.first.0 & differing == 0;
+        Some(Neighbours { network: bits.0, mask: if is_block { !differing } else { u128::MAX } })
     }
 
     /// Is there no block at all?
     pub fn is_empty(&self) -> bool {
-        self.v4.is_empty() && self.v6.is_empty()
+        self.ranges.is_empty()
     }
 }
 
 impl FromIterator<Cidr> for Blocks {
     fn from_iter<I: IntoIterator<Item = Cidr>>(blocks: I) -> Self {
-        let mut all = Self::default();
+        let mut sorted = BinaryHeap::new(); // because the code of the standard library's sorting is large
         for Cidr(block) in blocks {
-            match block {
-                IpNet::V4(block) => all.v4.push((block.network().to_bits(), block.broadcast().to_bits())),
-                IpNet::V6(block) => all.v6.push((block.network().to_bits(), block.broadcast().to_bits())),
+            let (first, last) = (Bits::from(block.network()).0, Bits::from(block.broadcast()).0);
+            if matches!(block, IpNet::V6(_)) && first <= V4.0 && V4.1 <= last {
+                // A block of IPv6 addresses holds no IPv4.
+                sorted.push((first, Reverse(V4.0.saturating_sub(1))));
+                sorted.push((V4.1.saturating_add(1), Reverse(last)));
+            } else {
+                sorted.push((first, Reverse(last)));
             }
         }
-        drop_covered(&mut all.v4);
-        drop_covered(&mut all.v6);
-        all
+        let mut ranges: Vec<BitRange> = Vec::new();
+        for (first, Reverse(last)) in sorted.into_sorted_vec() {
+            let range = BitRange { first: Bits(first), last: Bits(last) };
+            // Blocks lie apart or one inside the other; they never overlap in part.
+            if first <= last && ranges.last().is_none_or(|kept| kept.last < range.first) {
+                ranges.push(range);
+            }
+        }
+        Self { ranges }
     }
-}
-
-/// Sorts ranges and drops those inside others. Blocks lie apart or one inside the other; they never overlap in part.
-fn drop_covered<T: Ord + Copy>(ranges: &mut Vec<(T, T)>) {
-    // A heap, because the code of the standard library's sorting is large.
-    let sorted =
-        ranges.drain(..).map(|(first, last)| (first, Reverse(last))).collect::<BinaryHeap<_>>().into_sorted_vec();
-    ranges.extend(sorted.into_iter().map(|(first, Reverse(last))| (first, last)));
-    ranges.dedup_by(|(first, _), (_, kept)| first <= kept);
-}
-
-#[inline(always)]
-fn covers<T: Ord + Copy>(ranges: &[(T, T)], address: T) -> bool {
-    let covered = |(first, last): &(T, T)| *first <= address && address <= *last;
-    if ranges.len() <= 4 {
-        return ranges.iter().any(covered);
-    }
-    let at = ranges.partition_point(|(first, _)| *first <= address);
-    at.checked_sub(1).and_then(|at| ranges.get(at)).is_some_and(covered)
 }
 
 #[cfg(test)]

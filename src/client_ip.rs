@@ -29,11 +29,12 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::mem;
 use std::net::IpAddr;
 
-use crate::address::{Bits, Blocks, Cidr, Element, Text, parse_address, parse_endpoint, trim_blanks};
+use crate::address::{Bits, Blocks, Cidr, Element, Neighbours, Text, parse_address, parse_endpoint, trim_blanks};
 use crate::config::{ConfigError, Section, shorten};
-use crate::forwarded::{XForwardedFor, forwarded, is_blank, x_forwarded_for};
+use crate::forwarded::{forwarded, is_blank, x_forwarded_for};
 use crate::header_map::{Few, equal};
 
 /// Who is on the other end of the connection that the request came by.
@@ -320,50 +321,48 @@ impl ClientIp {
         let own = |line: &&Line<'_>| line.header == source.header && is_same_name(line.name, source.name.as_bytes());
         let values = lines.iter().filter(own).map(|line| line.value);
         match source.form {
-            Form::XForwardedFor => self.walk(x_forwarded_for(values), XForwardedFor::next_plain_v4, chain),
-            Form::Forwarded => self.walk(forwarded(values).map(|address| address.map(Element::from)), |_| None, chain),
+            Form::XForwardedFor => self.walk(x_forwarded_for(values), chain),
+            Form::Forwarded => self.walk(forwarded(values).map(|address| address.map(Element::from)), chain),
             Form::Address => read_address(values, chain),
         }
     }
 
-    /// Walks a list from the right to the client. `next_plain_v4` may take the next element if it is in the usual form.
-    fn walk<'a, I: Iterator<Item = Option<Element<'a>>>>(
-        &self,
-        mut elements: I,
-        next_plain_v4: impl Fn(&mut I) -> Option<(u32, &'a [u8])>,
-        chain: &mut Chain,
-    ) -> Reading {
-        let (trusted, hops) = match &self.trust {
-            Trust::Listed(trusted) => (Some(trusted), u32::MAX),
-            Trust::Hops { count, .. } => (None, *count),
+    /// Walks a list from the right to the client.
+    fn walk<'a>(&self, elements: impl Iterator<Item = Option<Element<'a>>>, chain: &mut Chain) -> Reading {
+        let (trusted, hops, mut neighbours) = match &self.trust {
+            Trust::Listed(trusted) => (Some(trusted), u32::MAX, Neighbours::NONE),
+            Trust::Hops { count, .. } => (None, *count, Neighbours::ALL),
         };
-        let mut passed = 0_u32;
+        // Out of the chain, so that they are kept in registers.
+        let (mut client, mut text) = (chain.client, mem::take(&mut chain.text));
+        let mut left = hops;
         let mut is_sound = true;
-        loop {
-            let is_trusted = if let Some((bits, text)) = next_plain_v4(&mut elements) {
-                chain.prepend(text);
-                chain.client = Bits::V4(bits);
-                trusted.is_none_or(|trusted| trusted.contains(Bits::V4(bits)))
-            } else {
-                match elements.next() {
-                    Some(Some(element)) => {
-                        chain.push(element);
-                        trusted.is_none_or(|trusted| trusted.contains(element.bits))
-                    }
-                    Some(None) => {
-                        is_sound = false;
-                        break;
-                    }
-                    None => break,
-                }
+        let mut names_client = false;
+        for element in elements {
+            let Some(element) = element else {
+                is_sound = false;
+                break;
             };
-            passed = passed.wrapping_add(1); // there are fewer elements than bytes
-            if !is_trusted || passed == hops {
-                return Reading::Client;
+            text.prepend(element);
+            client = element.bits;
+            left = left.wrapping_sub(1); // there are fewer elements than bytes
+            if !neighbours.contain(client) {
+                match trusted.and_then(|trusted| trusted.neighbours(client)) {
+                    Some(its_neighbours) => neighbours = its_neighbours,
+                    None => names_client = true,
+                }
+            }
+            if names_client || left == 0 {
+                names_client = true;
+                break;
             }
         }
+        (chain.client, chain.text) = (client, text);
+        if names_client {
+            return Reading::Client;
+        }
         match trusted {
-            _ if is_sound && passed == 0 => Reading::Absent,
+            _ if is_sound && left == hops => Reading::Absent,
             Some(_) if is_sound => Reading::Client, // all are trusted: the left-most
             Some(_) => Reading::Invalid,
             None => {
@@ -398,7 +397,8 @@ fn read_address<'a>(mut values: impl Iterator<Item = &'a [u8]>, chain: &mut Chai
         (Some(value), None) if is_blank(value) => Reading::Absent,
         (Some(value), None) => match parse_address(value) {
             Some(address) => {
-                chain.push(address.into());
+                chain.text.prepend(address.into());
+                chain.client = address.into();
                 Reading::Client
             }
             None => Reading::Invalid,
@@ -418,11 +418,17 @@ impl Trust {
 
 // === impl Chain ===
 
-/// The verified addresses from the peer back to the client, as the text of `x-forwarded-for`. A list is walked from the
-/// right, so the text grows at its front, and no element has to be kept for later.
+/// The verified addresses from the peer back to the client.
 struct Chain {
     peer: IpAddr,
     client: Bits,
+    text: ChainText,
+}
+
+/// The addresses of a chain as `x-forwarded-for` has them. A list is walked from the right, so the text grows at its front, and
+/// no element has to be kept for later.
+#[derive(Default)]
+struct ChainText {
     /// The text fills the end of this, from `start` on, each address with a separator behind it.
     buffer: Vec<u8>,
     start: usize,
@@ -430,33 +436,26 @@ struct Chain {
 
 const SEPARATOR: &[u8; 2] = b", ";
 
-impl Chain {
-    fn new(peer: IpAddr) -> Self {
-        let buffer = vec![0; 128]; // enough for any address at each doubling
-        let mut chain = Self { peer, client: peer.into(), start: buffer.len(), buffer };
-        chain.push(peer.into());
-        chain
-    }
-
+impl ChainText {
     #[inline(always)]
-    fn push(&mut self, element: Element<'_>) {
+    fn prepend(&mut self, element: Element<'_>) {
         match element.text {
-            Some(text) => self.prepend(text),
-            None => self.prepend(Text::new(element.address()).as_bytes()),
+            Some(text) => self.prepend_text(text),
+            None => self.prepend_text(Text::new(element.address()).as_bytes()),
         }
-        self.client = element.bits;
     }
 
     #[inline(always)]
-    fn prepend(&mut self, address: &[u8]) {
+    fn prepend_text(&mut self, address: &[u8]) {
         let length = address.len().wrapping_add(SEPARATOR.len()); // no slice is as long as memory
         if self.start < length {
-            self.grow();
+            *self = mem::take(self).grown_by(address);
+            return;
         }
         let start = self.start.wrapping_sub(length);
-        if let Some(place) = self.buffer.get_mut(start..)
-            && let Some((place, after)) = place.split_at_mut_checked(address.len())
-            && let Some(separator) = after.first_chunk_mut()
+        if let Some(place) = self.buffer.get_mut(start..self.start)
+            && let Some((place, separator)) = place.split_last_chunk_mut()
+            && place.len() == address.len()
         {
             place.copy_from_slice(address);
             *separator = *SEPARATOR;
@@ -464,20 +463,29 @@ impl Chain {
         }
     }
 
+    /// With twice the room, which is enough for any address. By value, or the fields could not be kept in registers.
     #[cold]
-    fn grow(&mut self) {
-        let added = self.buffer.len();
-        let mut buffer = vec![0; added.saturating_mul(2)];
-        if let Some((_, end)) = buffer.split_at_mut_checked(added) {
-            end.copy_from_slice(&self.buffer);
-        }
-        self.start = self.start.saturating_add(added);
-        self.buffer = buffer;
+    #[inline(never)]
+    fn grown_by(self, address: &[u8]) -> Self {
+        let added = self.buffer.len().max(128);
+        let mut buffer = vec![0; added];
+        buffer.extend_from_slice(&self.buffer);
+        let mut grown = Self { buffer, start: self.start.saturating_add(added) };
+        grown.prepend_text(address);
+        grown
     }
 
-    fn text(&self) -> &[u8] {
+    fn as_bytes(&self) -> &[u8] {
         let end = self.buffer.len().saturating_sub(SEPARATOR.len());
         self.buffer.get(self.start..end).unwrap_or_default()
+    }
+}
+
+impl Chain {
+    fn new(peer: IpAddr) -> Self {
+        let mut text = ChainText::default();
+        text.prepend(peer.into());
+        Self { peer, client: peer.into(), text }
     }
 
     fn shorten_to_peer(&mut self) {
@@ -487,15 +495,15 @@ impl Chain {
     /// The value of a header of this form.
     fn value(&self, form: Form) -> Vec<u8> {
         match form {
-            Form::XForwardedFor => self.text().to_vec(),
-            Form::Forwarded => forwarded_value(self.text()),
+            Form::XForwardedFor => self.text.as_bytes().to_vec(),
+            Form::Forwarded => forwarded_value(self.text.as_bytes()),
             Form::Address => self.client_text().to_vec(),
         }
     }
 
     /// The client alone.
     fn client_text(&self) -> &[u8] {
-        self.text().split(|byte| *byte == b',').next().unwrap_or_default()
+        self.text.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default()
     }
 }
 

@@ -13,7 +13,7 @@
 
 use std::net::IpAddr;
 
-use crate::address::{Element, last_element, last_plain_v4, parse_address, parse_node, trim_blanks};
+use crate::address::{Element, last_element, parse_address, parse_node, trim_blanks, trim_end};
 
 /// The elements of `x-forwarded-for`, right-most first; `None` is one that is no address. `lines` are the occurrences of
 /// the header in order of arrival; a blank one counts as absent.
@@ -30,28 +30,24 @@ pub struct XForwardedFor<'a, L> {
     line: Option<&'a [u8]>,
 }
 
-impl<'a, L> XForwardedFor<'a, L> {
-    /// The next element's bits and text, if it is in the same line, and an IPv4 address in the form that most are in.
-    /// `None` leaves it for [`next`](Iterator::next).
-    #[inline(always)]
-    pub fn next_plain_v4(&mut self) -> Option<(u32, &'a [u8])> {
-        let (bits, text, before) = last_plain_v4(self.line?)?;
-        self.line = before;
-        Some((bits, text))
-    }
-}
-
 impl<'a, L: DoubleEndedIterator<Item = &'a [u8]>> Iterator for XForwardedFor<'a, L> {
     type Item = Option<Element<'a>>;
 
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
-        let rest = match self.line.take() {
+        let mut rest = match self.line.take() {
             Some(rest) => rest,
             None => self.lines.rfind(|line| !is_blank(line))?,
         };
-        if let Some((element, before)) = last_element(rest) {
-            self.line = before;
-            return Some(Some(element));
+        loop {
+            if let Some((element, before)) = last_element(rest) {
+                self.line = before;
+                return Some(Some(element));
+            }
+            match rest {
+                [before @ .., b' ' | b'\t'] => rest = trim_end(before),
+                _ => break,
+            }
         }
         let element = match last_comma(rest) {
             None => rest,

@@ -424,11 +424,7 @@ impl Destination {
     fn retire_suspects(&mut self, now: Timestamp) -> Vec<ConnectionKey> {
         let mut suspects = Vec::new();
         for pool in self.fence.restart() {
-            let is_idle = |(_, connection): &(u32, &Connection)| {
-                matches!(connection.phase, Phase::Idle { .. } | Phase::Sentinel { .. })
-            };
-            let idle = pool.stack.from_newest(&self.connections).filter(is_idle);
-            suspects.extend(idle.skip(pool.unseen()).take(MOST_SUSPECTS).map(key_of));
+            suspects.extend(pool.idle_for_certain(&self.connections).take(MOST_SUSPECTS).map(key_of));
             self.fence_idle(pool, now);
         }
         let loose: Vec<_> = self.loose.from_newest(&self.connections).map(key_of).collect();
@@ -523,13 +519,21 @@ impl Destination {
             connection.exchanges_left = seen.hinted_exchanges.or(left).map(ExchangesLeft::from);
         }
         let generation = connection.generation;
+        let (is_first, is_stacked) = (connection.phase == Phase::Unused, connection.order == Order::Stacked);
+        if seen.started > 0 && is_first && is_stacked && !self.fence.pool(generation).is_some_and(|pool| pool.awaits())
+        {
+            // No request of this generation can have opened it: it was opened for a retry of an older one.
+            self.unlink(key);
+            self.update(key, |connection| connection.order = Order::Loose);
+        }
+        let Some(connection) = self.get(key) else { return };
         if seen.started > 0 && !matches!(connection.phase, Phase::Busy { .. }) {
             self.on_taken(key, now);
         }
         if seen.completed > 0
             && let Some(pool) = self.fence.pool(generation)
         {
-            pool.on_answered(seen.completed);
+            pool.on_answered(seen.completed, now);
         }
         let Some(connection) = self.get(key) else { return };
         let phase = connection.phase;
@@ -650,6 +654,7 @@ impl Destination {
     /// The far end closed the connection. Returns others that are to be closed at once.
     pub fn on_far_end_close(&mut self, key: ConnectionKey, now: Timestamp) -> Vec<ConnectionKey> {
         let Some(connection) = self.get(key) else { return Vec::new() };
+        let generation = connection.generation;
         let all_are_suspect = match connection.phase {
             Phase::Unused => {
                 self.set_gone(key);
@@ -684,6 +689,9 @@ impl Destination {
         };
         // Before the failed one is no longer busy: its own retry has been given nothing yet.
         let suspects = if all_are_suspect && self.has_requests { self.retire_suspects(now) } else { Vec::new() };
+        if let Some(pool) = self.fence.pool(generation) {
+            pool.before_unseen(now);
+        }
         self.update(key, |connection| {
             if matches!(connection.phase, Phase::Busy { .. }) {
                 connection.phase = Phase::Spent;

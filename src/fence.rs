@@ -9,6 +9,9 @@
 //! take the requests, and its other connections are not lost. A generation is retired when it is empty, when there are too
 //! many, and when its connections are suspect.
 
+use std::cmp::Reverse;
+use std::time::Duration;
+
 use crate::connection::{Connection, Generation, Order};
 use crate::idle_list::IdleList;
 use crate::pool::Pool;
@@ -27,6 +30,31 @@ pub struct Fence {
     latest: Generation,
     /// The oldest first; never empty.
     pools: Vec<Pool>,
+}
+
+/// How well a pool suits the next request, by the idle age of the connection that it would give. Better ones are greater.
+///
+/// Pools that are used in turn keep their connections from expiring, and connections that don't expire need not be opened
+/// anew. But only while there is traffic for all of them: what has been idle for half of the limit is left to expire, as
+/// it would be in a single pool, and the younger a connection, the less is risked with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Preference {
+    /// It would open a connection.
+    Empty,
+    /// It has been idle for long; the younger, the better.
+    Old(Reverse<Duration>),
+    /// It is in use; whose turn is next has been idle for longest.
+    InTurn(Duration),
+}
+
+impl Preference {
+    fn new(idle_age: Option<Duration>, limit: Duration) -> Self {
+        match idle_age {
+            None => Self::Empty,
+            Some(age) if age.saturating_mul(2) < limit => Self::InTurn(age),
+            Some(age) => Self::Old(Reverse(age)),
+        }
+    }
 }
 
 /// How the host is told the generation of a request: ready-made, because every request needs it.
@@ -73,19 +101,13 @@ impl Fence {
         self.pools.iter().map(|pool| &pool.stack)
     }
 
-    /// The safe pool that suits the next request best: one with an idle connection, and among those the one whose connection
-    /// became idle last, as a single pool would choose. `None` if none is safe.
-    pub fn choose(
-        &self,
-        connections: &Slab<Connection>,
-        now: Timestamp,
-        limit: std::time::Duration,
-    ) -> Option<Generation> {
+    /// The safe pool that suits the next request best. `None` if none is safe.
+    pub fn choose(&self, connections: &Slab<Connection>, now: Timestamp, limit: Duration) -> Option<Generation> {
         let safe = self.pools.iter().filter(|pool| pool.is_safe(connections, now, limit));
         let preference = |pool: &&Pool| {
-            let idle_since =
-                pool.stack.newest(connections).filter(|_| pool.has_idle()).and_then(Connection::idle_since);
-            (idle_since, pool.generation)
+            let newest = pool.stack.newest(connections).filter(|_| pool.has_idle());
+            let idle_age = newest.and_then(Connection::idle_since).map(|since| now.since(since));
+            (Preference::new(idle_age, limit), pool.generation)
         };
         safe.max_by_key(preference).map(|pool| pool.generation)
     }
@@ -165,6 +187,14 @@ mod tests {
         fence.start();
         fence.forget_the_empty();
         assert!(fence.pool(Generation(10)).is_none() && fence.pool(Generation(11)).is_some());
+    }
+
+    #[test]
+    fn pools_in_use_take_turns_and_the_others_are_left_to_expire() {
+        let limit = Duration::from_secs(4);
+        let ages = [None, Some(3_900), Some(2_000), Some(0), Some(500), Some(1_999)];
+        let order = ages.map(|age| Preference::new(age.map(Duration::from_millis), limit));
+        assert!(order.is_sorted(), "{order:?}");
     }
 
     #[test]

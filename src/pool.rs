@@ -47,23 +47,38 @@ pub struct Pool {
     answered: usize,
     /// When its first request came.
     started_at: Option<Timestamp>,
+    /// When there was last none that is counted as unseen, just before there was one.
+    unseen_since: Timestamp,
 }
 
 impl Pool {
     /// A pool without connections.
     pub fn new(generation: Generation, steer: Steer) -> Self {
         let (steer, stack) = (Rc::new(steer), IdleList::default());
-        Self { generation, steer, stack, out_of_use: 0, unused: 0, busy: 0, live: 0, answered: 0, started_at: None }
+        Self {
+            generation,
+            steer,
+            stack,
+            out_of_use: 0,
+            unused: 0,
+            busy: 0,
+            live: 0,
+            answered: 0,
+            started_at: None,
+            unseen_since: Timestamp::default(),
+        }
     }
 
     /// A request is put into it.
     pub fn on_admitted(&mut self, now: Timestamp) {
         self.started_at.get_or_insert(now);
+        self.before_unseen(now);
         self.live = self.live.saturating_add(1);
     }
 
     /// Responses ended on its connections, as the connection filter sees it: their requests will end in a moment.
-    pub fn on_answered(&mut self, responses: u32) {
+    pub fn on_answered(&mut self, responses: u32, now: Timestamp) {
+        self.before_unseen(now);
         // The route may retry what was answered, too: then no request ends for the first response.
         self.answered = self.answered.saturating_add(responses as usize).min(self.live);
     }
@@ -85,9 +100,40 @@ impl Pool {
         self.answered = self.answered.min(self.live);
     }
 
-    /// How many connections, counted from the top of the stack, may have been given to requests at most.
-    pub fn unseen(&self) -> usize {
+    /// Requests that may be under way to a connection, and responses from it, at most.
+    fn unseen(&self) -> usize {
         self.live.saturating_sub(self.busy)
+    }
+
+    /// Whether a request that was admitted may not have been seen yet.
+    pub fn awaits(&self) -> bool {
+        self.unseen() > 0
+    }
+
+    /// What comes now may make a request one that is not seen on its connection.
+    pub fn before_unseen(&mut self, now: Timestamp) {
+        if self.unseen() == 0 {
+            self.unseen_since = now;
+        }
+    }
+
+    /// The idle connections, from the top of the stack, to none of which a request can be under way.
+    ///
+    /// Before the first unseen request came, the pool had in its stack what we have. From there it gives the ones on top. But a
+    /// request that found none waits, and gets the first one that comes back, which need not be on top for long: so none that
+    /// became idle since is among them.
+    pub fn idle_for_certain<'a>(
+        &self,
+        connections: &'a Slab<Connection>,
+    ) -> impl Iterator<Item = (u32, &'a Connection)> {
+        let unseen_since = if self.unseen() == 0 { None } else { Some(self.unseen_since) };
+        self.stack
+            .from_newest(connections)
+            .filter(|(_, connection)| matches!(connection.phase, Phase::Idle { .. } | Phase::Sentinel { .. }))
+            .skip(self.unseen())
+            .filter(move |(_, connection)| {
+                unseen_since.is_none_or(|start| connection.idle_since().is_some_and(|since| since < start))
+            })
     }
 
     /// Whether its first request came less than `limit` ago: then no idle age in it has reached the limit, whatever the pool

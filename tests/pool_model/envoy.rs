@@ -1,13 +1,4 @@
-//! The fence and the reaper against a simulation of Envoy's worker: a pool that hands out the connection that became idle
-//! last, an in-process pipe that takes a few turns of the event loop, turns that stall, clients that go away, far ends that
-//! close. Whatever the order of events: no request meets a connection that has expired or that idleguard has closed.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::cast_possible_truncation,
-    missing_docs
-)]
+//! Envoy's worker: a pool, an in-process pipe, turns of the event loop, and the router's one retry.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -18,9 +9,8 @@ use idleguard::destination::{End, Seen};
 use idleguard::policy::Policy;
 use idleguard::time::Timestamp;
 use idleguard::worker::{DestinationId, Worker};
-use proptest::prelude::*;
 
-const LIMIT: Duration = Duration::from_millis(300);
+pub const LIMIT: Duration = Duration::from_millis(300);
 /// How much later than the fence's decision the far end sees a request: the pipe, in a worker that is not stalled.
 const PIPE: Duration = Duration::from_millis(20);
 
@@ -33,27 +23,39 @@ enum Message {
     ClosedByPool(usize),
 }
 
-struct Connection {
+/// A request on a connection, from the pool's giving it to the end of its response.
+#[derive(Clone, Copy, Debug)]
+enum Exchange {
+    First,
+    Retried,
+}
+
+pub struct Connection {
     key: Option<ConnectionKey>,
     generation: String,
     /// When the far end last saw a byte.
     far_end_touched: Timestamp,
+    exchange: Option<Exchange>,
     idle_in_pool: bool,
     open_in_pool: bool,
-    open_in_filter: bool,
+    pub open_in_filter: bool,
+    /// Whether idleguard closed it.
+    closed_by_us: bool,
+    /// Whether the far end has closed it, though nobody here may know yet.
+    dead: bool,
 }
 
-struct Envoy {
-    worker: Worker,
-    id: DestinationId,
+pub struct Envoy {
+    pub worker: Worker,
+    pub id: DestinationId,
     policy: Policy,
-    now: Timestamp,
+    pub now: Timestamp,
     context: u32,
-    connections: Vec<Connection>,
+    pub connections: Vec<Connection>,
     /// Idle connections by generation, the last one on top.
     stacks: BTreeMap<String, Vec<usize>>,
     /// Requests that wait for a connection, by generation.
-    pending: BTreeMap<String, usize>,
+    pending: BTreeMap<String, VecDeque<Exchange>>,
     /// Generations by the name that Envoy knows.
     generations: BTreeMap<String, Generation>,
     max_connections: usize,
@@ -61,14 +63,18 @@ struct Envoy {
     turn: u32,
     /// Responses that the far end will send.
     answers: Vec<(Timestamp, usize)>,
-    failures: Vec<String>,
+    /// Requests that the router will send again, with the turn in which it does.
+    retries: VecDeque<(u32, String)>,
+    /// Dead connections whose FIN will be read, one in a turn.
+    fins: VecDeque<usize>,
+    pub failures: Vec<String>,
     reused: usize,
-    opened: usize,
-    served: usize,
+    pub opened: usize,
+    pub served: usize,
 }
 
 impl Envoy {
-    fn new(max_connections: usize) -> Self {
+    pub fn new(max_connections: usize) -> Self {
         let json = serde_json::json!({"lb_idle_timeout": "333ms", "margin": "33ms"});
         let policy = Policy::from_section(Section::try_new("", json).unwrap()).unwrap();
         let now = Timestamp::from_millis(1_000);
@@ -92,6 +98,8 @@ impl Envoy {
             pipe: VecDeque::new(),
             turn: 0,
             answers: Vec::new(),
+            retries: VecDeque::new(),
+            fins: VecDeque::new(),
             failures: Vec::new(),
             reused: 0,
             opened: 0,
@@ -103,25 +111,30 @@ impl Envoy {
         self.pipe.push_back((self.turn + 2, message));
     }
 
-    /// A request arrives; `answer_after` is how long the far end takes, `None` if the client goes away before it is sent.
-    fn request(&mut self, is_sent: bool) {
+    /// A request arrives; not `is_sent` if the client goes away before it is.
+    pub fn request(&mut self, is_sent: bool) {
         self.worker.on_event();
         let admission = self.worker.admit(self.id, self.now).unwrap();
         let generation = admission.steer.name.clone();
         self.generations.insert(generation.clone(), admission.generation);
-        if !is_sent {
+        if is_sent {
+            self.send_request(generation, Exchange::First);
+        } else {
             self.end(&generation, End::Aborted);
-            return;
         }
+    }
+
+    fn send_request(&mut self, generation: String, exchange: Exchange) {
         if let Some(index) = self.stacks.entry(generation.clone()).or_default().pop() {
             let age = self.now.since(self.connections[index].far_end_touched);
-            if age >= LIMIT + PIPE {
+            // A retry stays in its generation, however old that has become.
+            if age >= LIMIT + PIPE && matches!(exchange, Exchange::First) {
                 self.failures.push(format!("connection {index} handed out at idle age {age:?}"));
             }
-            self.hand_out(index);
+            self.hand_out(index, exchange);
             return;
         }
-        *self.pending.entry(generation.clone()).or_default() += 1;
+        self.pending.entry(generation.clone()).or_default().push_back(exchange);
         let open = self.connections.iter().filter(|connection| connection.open_in_pool).count();
         if open < self.max_connections {
             self.open(generation);
@@ -145,9 +158,12 @@ impl Envoy {
             key,
             generation,
             far_end_touched: self.now,
+            exchange: None,
             idle_in_pool: false,
             open_in_pool: true,
             open_in_filter: true,
+            closed_by_us: false,
+            dead: false,
         });
         // The pool hears of it in the next turn, and gives it to a request that still waits.
         let connection = self.connections.len() - 1;
@@ -156,19 +172,18 @@ impl Envoy {
 
     fn release(&mut self, connection: usize) {
         let generation = self.connections[connection].generation.clone();
-        let waiting = self.pending.entry(generation.clone()).or_default();
-        if *waiting > 0 {
-            *waiting -= 1;
-            self.hand_out(connection);
+        if let Some(exchange) = self.pending.entry(generation.clone()).or_default().pop_front() {
+            self.hand_out(connection, exchange);
         } else {
             self.connections[connection].idle_in_pool = true;
             self.stacks.entry(generation).or_default().push(connection);
         }
     }
 
-    fn hand_out(&mut self, index: usize) {
+    fn hand_out(&mut self, index: usize, exchange: Exchange) {
         let connection = &mut self.connections[index];
         connection.idle_in_pool = false;
+        connection.exchange = Some(exchange);
         if !connection.open_in_filter {
             self.failures.push(format!("connection {index} handed out after its close"));
         }
@@ -200,42 +215,40 @@ impl Envoy {
         connection.open_in_filter = false;
         self.worker.on_event();
         let destination = self.worker.get(self.id).unwrap();
-        if by_far_end {
-            destination.on_far_end_close(key, now);
-        }
+        let suspects = if by_far_end { destination.on_far_end_close(key, now) } else { Vec::new() };
         destination.on_closed(key);
+        suspects.into_iter().for_each(|suspect| self.close(suspect));
+    }
+
+    /// idleguard closes a connection; the pool hears of it through the pipe.
+    fn close(&mut self, key: ConnectionKey) {
+        let index = self.connections.iter().rposition(|connection| connection.key == Some(key)).unwrap();
+        self.connections[index].closed_by_us = true;
+        self.closed_in_filter(index, false);
+        self.send(Message::ClosedByFilter(index));
+    }
+
+    /// The far end closes a connection, and its FIN is under way.
+    fn dies(&mut self, index: usize) {
+        self.connections[index].dead = true;
+        self.answers.retain(|(_, other)| *other != index);
+    }
+
+    /// The FIN of a dead connection is read.
+    fn fin(&mut self, index: usize) {
+        if self.connections[index].open_in_filter {
+            self.closed_in_filter(index, true);
+            self.send(Message::ClosedByFilter(index));
+        }
     }
 
     /// One turn of the event loop: what the pipe has, what the far end answers, and a tick if `ticks`.
-    fn turn(&mut self, advance: Duration, ticks: bool, latency: Duration) {
+    pub fn turn(&mut self, advance: Duration, ticks: bool, latency: Duration) {
         self.now = self.now.after(advance);
         self.turn += 1;
         while let Some((_, message)) = self.pipe.front().copied().filter(|(turn, _)| *turn <= self.turn) {
             self.pipe.pop_front();
-            match message {
-                Message::RequestBytes(index) if self.connections[index].open_in_filter => {
-                    self.seen(index, 1, 0);
-                    self.connections[index].far_end_touched = self.now;
-                    self.answers.push((self.now.after(latency), index));
-                }
-                Message::RequestBytes(_) => {}
-                Message::ResponseBytes(index) => {
-                    self.served += 1;
-                    self.end(&self.connections[index].generation.clone(), End::Answered);
-                    if self.connections[index].open_in_pool {
-                        self.release(index);
-                    }
-                }
-                Message::ClosedByFilter(index) => {
-                    let connection = &mut self.connections[index];
-                    connection.open_in_pool = false;
-                    if connection.idle_in_pool {
-                        let stack = self.stacks.get_mut(&connection.generation).unwrap();
-                        stack.retain(|other| *other != index);
-                    }
-                }
-                Message::ClosedByPool(index) => self.closed_in_filter(index, false),
-            }
+            self.deliver(message, latency);
         }
         let (due, later): (Vec<_>, Vec<_>) = self.answers.drain(..).partition(|(at, _)| *at <= self.now);
         self.answers = later;
@@ -246,8 +259,65 @@ impl Envoy {
                 self.send(Message::ResponseBytes(index));
             }
         }
+        if let Some(index) = self.fins.pop_front() {
+            self.fin(index);
+        }
+        while self.retries.front().is_some_and(|(turn, _)| *turn <= self.turn) {
+            let (_, generation) = self.retries.pop_front().unwrap();
+            self.send_request(generation, Exchange::Retried);
+        }
         if ticks {
             self.tick();
+        }
+    }
+
+    fn deliver(&mut self, message: Message, latency: Duration) {
+        match message {
+            Message::RequestBytes(index) if self.connections[index].open_in_filter => {
+                self.seen(index, 1, 0);
+                self.connections[index].far_end_touched = self.now;
+                if !self.connections[index].dead {
+                    self.answers.push((self.now.after(latency), index));
+                }
+            }
+            Message::RequestBytes(_) => {}
+            Message::ResponseBytes(index) => {
+                self.served += 1;
+                self.connections[index].exchange = None;
+                self.end(&self.connections[index].generation.clone(), End::Answered);
+                if self.connections[index].open_in_pool {
+                    self.release(index);
+                }
+            }
+            Message::ClosedByFilter(index) => {
+                self.broken(index);
+                let connection = &mut self.connections[index];
+                connection.open_in_pool = false;
+                if connection.idle_in_pool {
+                    let stack = self.stacks.get_mut(&connection.generation).unwrap();
+                    stack.retain(|other| *other != index);
+                }
+            }
+            Message::ClosedByPool(index) => self.closed_in_filter(index, false),
+        }
+    }
+
+    /// The pool hears that a connection has ended; the router sends the request on it again, once.
+    fn broken(&mut self, index: usize) {
+        let connection = &mut self.connections[index];
+        let generation = connection.generation.clone();
+        match connection.exchange.take() {
+            None => {}
+            Some(Exchange::First) if connection.closed_by_us => {
+                self.failures.push(format!("connection {index} closed under a request"));
+                self.end(&generation, End::Aborted);
+            }
+            // With no back-off, which is the least that there may be.
+            Some(Exchange::First) => self.retries.push_back((self.turn + 1, generation)),
+            Some(Exchange::Retried) => {
+                self.failures.push(format!("connection {index} failed a retry"));
+                self.end(&generation, End::Aborted);
+            }
         }
     }
 
@@ -255,136 +325,63 @@ impl Envoy {
         self.worker.on_event();
         let now = self.now;
         for due in self.worker.get(self.id).unwrap().tick(now) {
-            let index = self.connections.iter().position(|connection| connection.key == Some(due.key)).unwrap();
             let is_wanted = !due.unused || self.worker.get(self.id).unwrap().on_unused(due.key, true, now);
             if is_wanted {
-                // Carried out after the tick; the pool hears of it through the pipe.
-                self.closed_in_filter(index, false);
-                self.send(Message::ClosedByFilter(index));
+                self.close(due.key);
             }
         }
     }
 
     /// When the next tick is wanted, in milliseconds.
-    fn tick_period(&mut self) -> i64 {
+    pub fn tick_period(&mut self) -> i64 {
         i64::try_from(self.worker.get(self.id).unwrap().tick_period().as_millis()).unwrap()
     }
 
     /// The pool drops the connection of some exchange, as it does when a client goes away.
-    fn abort(&mut self, pick: usize) {
+    pub fn abort(&mut self, pick: usize) {
         let busy: Vec<usize> = self.answers.iter().map(|(_, index)| *index).collect();
         let Some(index) = busy.get(pick % busy.len().max(1)).copied() else { return };
         self.answers.retain(|(_, other)| *other != index);
         self.connections[index].open_in_pool = false;
+        self.connections[index].exchange = None;
         self.end(&self.connections[index].generation.clone(), End::Aborted);
         self.send(Message::ClosedByPool(index));
     }
 
     /// The far end closes some idle connection.
-    fn far_end_closes(&mut self, pick: usize) {
+    pub fn far_end_closes(&mut self, pick: usize) {
         let idle: Vec<usize> = self.stacks.values().flatten().copied().collect();
         let Some(index) = idle.get(pick % idle.len().max(1)).copied() else { return };
-        if self.connections[index].open_in_filter {
-            self.closed_in_filter(index, true);
-            self.send(Message::ClosedByFilter(index));
-        }
+        self.dies(index);
+        self.fin(index);
+    }
+
+    /// The far end closes some connection instead of answering.
+    pub fn far_end_fails(&mut self, pick: usize) {
+        let Some((_, index)) = self.answers.get(pick % self.answers.len().max(1)).copied() else { return };
+        self.dies(index);
+        self.fin(index);
+    }
+
+    /// The far end closes all connections; their FINs are read one after the other, in an order that `seed` decides.
+    pub fn far_end_restarts(&mut self, seed: u64) {
+        let is_open = |index: &usize| self.connections[*index].open_in_filter && !self.connections[*index].dead;
+        let mut all: Vec<usize> = (0..self.connections.len()).filter(is_open).collect();
+        all.sort_by_key(|index| SplitMix64(seed ^ *index as u64).next());
+        all.iter().for_each(|index| self.dies(*index));
+        self.fins.extend(all);
     }
 }
 
-#[derive(Clone, Debug)]
-enum Step {
-    Requests(u8),
-    LostRequest,
-    Abort(usize),
-    FarEndCloses(usize),
-    Quiet(u16),
-    Stall(u16),
-}
+/// Random numbers, the same for the same seed.
+pub struct SplitMix64(pub u64);
 
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        6 => (1..4_u8).prop_map(Step::Requests),
-        1 => (20..60_u8).prop_map(Step::Requests),
-        1 => Just(Step::LostRequest),
-        1 => any::<usize>().prop_map(Step::Abort),
-        1 => any::<usize>().prop_map(Step::FarEndCloses),
-        4 => (1..60_u16).prop_map(Step::Quiet),
-        2 => (200..400_u16).prop_map(Step::Quiet),
-        1 => (50..200_u16).prop_map(Step::Stall),
-    ]
-}
-
-fn run(steps: &[Step], max_connections: usize, latency: u64) -> Envoy {
-    let mut envoy = Envoy::new(max_connections);
-    let latency = Duration::from_millis(latency);
-    let mut until_tick = envoy.tick_period();
-    for step in steps {
-        match step {
-            Step::Requests(count) => (0..*count).for_each(|_| envoy.request(true)),
-            Step::LostRequest => envoy.request(false),
-            Step::Abort(pick) => envoy.abort(*pick),
-            Step::FarEndCloses(pick) => envoy.far_end_closes(*pick),
-            // One turn that takes long, then a late tick before anything else.
-            Step::Stall(millis) => envoy.turn(Duration::from_millis(u64::from(*millis)), true, latency),
-            Step::Quiet(millis) => {
-                for _ in 0..*millis / 2 {
-                    until_tick -= 2;
-                    envoy.turn(Duration::from_millis(2), until_tick <= 0, latency);
-                    if until_tick <= 0 {
-                        until_tick = envoy.tick_period();
-                    }
-                }
-            }
-        }
+impl SplitMix64 {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
     }
-    envoy
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn no_request_meets_an_expired_or_closed_connection(
-        steps in prop::collection::vec(step(), 1..120),
-        max_connections in prop_oneof![Just(8_usize), Just(1_000)],
-        latency in 1_u64..20,
-    ) {
-        let envoy = run(&steps, max_connections, latency);
-        // A far end that closes at random makes failures of its own kind; the model's fault would be an expired one.
-        prop_assert!(envoy.failures.iter().all(|failure| !failure.contains("idle age")), "{:?}", envoy.failures);
-        let closes = steps.iter().any(|step| matches!(step, Step::FarEndCloses(_)));
-        prop_assert!(closes || envoy.failures.is_empty(), "{:?}", envoy.failures);
-    }
-
-    #[test]
-    fn everything_is_closed_and_counted_down_in_the_end(steps in prop::collection::vec(step(), 1..80)) {
-        let mut envoy = run(&steps, 1_000, 5);
-        for _ in 0..400 {
-            envoy.turn(Duration::from_millis(5), true, Duration::from_millis(5));
-        }
-        let open = envoy.connections.iter().filter(|connection| connection.open_in_filter).count();
-        prop_assert_eq!(open, 0);
-        let destination = envoy.worker.get(envoy.id).unwrap();
-        prop_assert_eq!(destination.take_gauges(), (0, 0));
-        prop_assert_eq!(destination.tracked(), 0);
-    }
-}
-
-#[test]
-fn a_busy_pool_keeps_its_connections() {
-    // Four at a time, again and again: nothing ever idles for long, and four connections do.
-    let steps: Vec<Step> = (0..500).flat_map(|_| [Step::Requests(4), Step::Quiet(20)]).collect();
-    let envoy = run(&steps, 1_000, 5);
-    assert_eq!((envoy.opened, envoy.failures.len()), (4, 0));
-    assert!(envoy.served > 1_900);
-}
-
-#[test]
-fn a_burst_that_leaves_a_tail_does_not_cost_the_busy_ones() {
-    // Forty connections once, then one at a time: the other 39 expire and are closed, the busy one stays.
-    let mut steps = vec![Step::Requests(40)];
-    steps.extend((0..100).flat_map(|_| [Step::Quiet(20), Step::Requests(1)]));
-    let envoy = run(&steps, 1_000, 5);
-    assert_eq!((envoy.opened, envoy.failures.len()), (40, 0));
-    assert_eq!(envoy.connections.iter().filter(|connection| connection.open_in_filter).count(), 1);
 }

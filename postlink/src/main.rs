@@ -27,7 +27,9 @@ const OURS: &str = "idleguard_on_";
 const ENVOYS: &str = "proxy_on_";
 
 fn run(from: &str, to: &str) -> Result<usize, String> {
-    let mut module = walrus::Module::from_file(from).map_err(|error| format!("{from}: {error:#}"))?;
+    let mut config = walrus::ModuleConfig::new();
+    config.generate_name_section(false);
+    let mut module = config.parse_file(from).map_err(|error| format!("{from}: {error:#}"))?;
     // A module without callbacks of its own (the benchmark's, which does nothing) keeps the SDK's of the same names.
     let prefix = if module.exports.iter().any(|export| export.name.starts_with(OURS)) { OURS } else { ENVOYS };
     let callbacks: Vec<String> = CALLBACKS.iter().map(|name| format!("{prefix}{name}")).collect();
@@ -51,10 +53,30 @@ fn run(from: &str, to: &str) -> Result<usize, String> {
             export.name = format!("{ENVOYS}{name}");
         }
     }
+    if prefix == OURS {
+        drop_methods_of_the_sdk(&mut module);
+    }
     walrus::passes::gc::run(&mut module);
     let bytes = module.emit_wasm();
     std::fs::write(to, &bytes).map_err(|error| format!("{to}: {error}"))?;
     Ok(bytes.len())
+}
+
+/// The SDK's traits have many methods with default bodies. They stay in the table for indirect calls, since the linker saw the SDK's
+/// dispatcher, which makes those; without it nobody does, and a function that traps takes their place.
+fn drop_methods_of_the_sdk(module: &mut walrus::Module) {
+    let mut body = walrus::FunctionBuilder::new(&mut module.types, &[], &[]);
+    body.func_body().unreachable();
+    let trap = body.finish(Vec::new(), &mut module.funcs);
+    let is_of_the_sdk = |id: &walrus::FunctionId| {
+        let name = module.funcs.get(*id).name.as_deref();
+        name.is_some_and(|name| name.starts_with("_ZN10proxy_wasm"))
+    };
+    for element in module.elements.iter_mut() {
+        if let walrus::ElementItems::Functions(functions) = &mut element.items {
+            functions.iter_mut().filter(|id| is_of_the_sdk(id)).for_each(|id| *id = trap);
+        }
+    }
 }
 
 fn main() -> ExitCode {

@@ -151,6 +151,7 @@ pub struct Destination {
     loose: IdleList,
     /// How many in `loose` are out of use.
     loose_out_of_use: usize,
+    /// When to look at a connection: at a time before which it can't expire.
     timers: Timers,
     /// Fenced connections, in the order in which they were fenced.
     retiring: VecDeque<(Timestamp, ConnectionKey)>,
@@ -628,7 +629,8 @@ impl Destination {
             connection.phase = phase;
             connection.is_fenced = false;
         });
-        let Some(connection) = self.connections.get(key.slot as usize) else { return };
+        let connection = self.connections.get(key.slot as usize).filter(|connection| connection.context == key.context);
+        let Some(connection) = connection else { return };
         let (order, generation, expires_at) = (connection.order, connection.generation, connection.expires_at(limit));
         match order {
             Order::Stacked => match self.fence.pool(generation) {

@@ -188,16 +188,16 @@ COVERAGE := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllv
   -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1
 
 .PHONY: fuzz-short
-fuzz-short: ## every fuzz target: seeds and earlier finds, then FUZZ_RUNS=20000 inputs, the same each time; needs a C++ compiler
+fuzz-short: ## every fuzz target with FUZZ_RUNS=20000 inputs, seeds and earlier finds first; needs a C++ compiler
 	@python3 fuzz/seeds.py
 	@host=$$(rustc -vV | sed -n 's/^host: //p'); set -e; \
 	RUSTFLAGS="$(COVERAGE)" cargo build --locked --quiet --manifest-path fuzz/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/fuzz --target $$host --bins; \
 	for target in $$(sed -n 's/^name = "\([^"]*\)"/\1/p' fuzz/Cargo.toml | tail -n +2); do \
-	  corpus=$$(mktemp -d); mkdir -p fuzz/corpus/$$target fuzz/artifacts/$$target; \
-	  $(CARGO_TARGET_DIR)/fuzz/$$host/debug/$$target -runs=$(FUZZ_RUNS) -seed=1 -timeout=60 -verbosity=0 \
-	    -artifact_prefix=fuzz/artifacts/$$target/ $$corpus fuzz/corpus/$$target \
-	    || { echo "$$target: a find, in fuzz/artifacts/$$target/" >&2; exit 1; }; \
-	  rm -rf $$corpus; echo "$$target: $$(ls fuzz/corpus/$$target | wc -l) seeds and $(FUZZ_RUNS) inputs"; \
+	  new=$$(mktemp -d); mkdir -p fuzz/corpus/$$target fuzz/artifacts/$$target; \
+	  $(CARGO_TARGET_DIR)/fuzz/$$host/debug/$$target -runs=$(FUZZ_RUNS) -seed=1 -timeout=60 \
+	    -artifact_prefix=fuzz/artifacts/$$target/ $$new fuzz/corpus/$$target >$$new.log 2>&1 \
+	    || { tail -40 $$new.log; echo "$$target: a find, in fuzz/artifacts/$$target/" >&2; exit 1; }; \
+	  rm -rf $$new $$new.log; echo "$$target: $$(ls fuzz/corpus/$$target | wc -l) seeds and $(FUZZ_RUNS) inputs"; \
 	done
 
 .PHONY: fuzz-module

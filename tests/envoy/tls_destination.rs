@@ -58,6 +58,17 @@ async fn it_keeps_its_server_name() {
     assert!(!names.is_empty() && names.iter().all(|name| name.as_deref() == Some("lb.example")), "{names:?}");
 }
 
+/// Whether this Envoy is older than `factory_key` of `set_filter_state`: then it refuses the configuration, and nothing else.
+pub(super) async fn refuses_fence(config: &Config) -> bool {
+    let validation = Envoy::validate(config, &EnvoyOptions::default()).expect("a validation");
+    if validation.accepted {
+        return false;
+    }
+    assert!(validation.output.contains("does not have an object factory"), "{}", validation.output);
+    println!("this Envoy lacks: {FENCE}");
+    true
+}
+
 /// Envoy's own `set_filter_state` behind idleguard divides the pool of such a cluster, too.
 #[tokio::test]
 async fn set_filter_state_fences_its_pool() {

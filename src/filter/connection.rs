@@ -198,23 +198,26 @@ impl ConnectionFilter {
             hinted_exchanges: progress.keep_alive.and_then(|hint| hint.max),
         };
         let has_far_end_closed = end && direction == Direction::Response;
-        let suspects = with_worker(|worker| {
+        with_worker(|worker| {
             worker.on_event();
-            let destination = worker.get(id)?;
+            let Some(destination) = worker.get(id) else { return };
             if size > 0 || seen.completed > 0 {
                 destination.on_bytes(key, &seen, &root.config.policy, now);
             }
-            has_far_end_closed.then(|| destination.on_far_end_close(key, now))
         });
-        self.close_others(suspects.flatten().unwrap_or_default());
+        if has_far_end_closed {
+            self.on_far_end_close(id, key, now);
+        }
     }
 
-    /// Closes other connections before the pool hears of what happened to this one.
-    fn close_others(&self, keys: Vec<ConnectionKey>) {
-        if keys.is_empty() {
+    /// The far end closed the connection: others may have to be closed before the pool hears of this one.
+    #[cold]
+    fn on_far_end_close(&self, id: DestinationId, key: ConnectionKey, now: Timestamp) {
+        let suspects = with_destination(id, |destination| destination.on_far_end_close(key, now)).unwrap_or_default();
+        if suspects.is_empty() {
             return;
         }
-        for key in keys {
+        for key in suspects {
             host::enter(key.context).and_then(|()| host::close_connection()).unwrap_or_else(host::report);
         }
         host::enter(self.context).unwrap_or_else(host::report);
@@ -292,16 +295,13 @@ impl StreamContext for ConnectionFilter {
         let Some((_, id, key)) = self.tracked() else { return };
         self.key = None;
         let now = host::now();
-        let suspects = with_worker(|worker| {
-            worker.on_event();
-            let destination = worker.get(id)?;
-            // Our side of the in-process pipe was closed, not the pool's: the far end reset the connection, or we closed it,
-            // which the destination knows.
-            let suspects = (peer == PeerType::Local).then(|| destination.on_far_end_close(key, now));
-            destination.on_closed(key);
-            suspects
-        });
-        self.close_others(suspects.flatten().unwrap_or_default());
+        with_worker(Worker::on_event);
+        // Our side of the in-process pipe was closed, not the pool's: the far end reset the connection, or we closed it,
+        // which the destination knows.
+        if peer == PeerType::Local {
+            self.on_far_end_close(id, key, now);
+        }
+        with_destination(id, |destination| destination.on_closed(key));
     }
 }
 

@@ -10,6 +10,7 @@
 )]
 
 mod envoy;
+mod race;
 
 use std::time::Duration;
 

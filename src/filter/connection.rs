@@ -211,7 +211,6 @@ impl ConnectionFilter {
     }
 
     /// The far end closed the connection: others may have to be closed before the pool hears of this one.
-    #[cold]
     fn on_far_end_close(&self, id: DestinationId, key: ConnectionKey, now: Timestamp) {
         let suspects = with_destination(id, |destination| destination.on_far_end_close(key, now)).unwrap_or_default();
         if suspects.is_empty() {

@@ -324,7 +324,6 @@ impl Destination {
         self.run_timers(now); // a hint may have expired since the last tick, anywhere in a stack
         let chosen = if guarded { self.choose(now) } else { self.young(now) };
         let (open, generation) = (self.open, self.fence.latest());
-        let is_unsettled = self.restarts.is_unsettled(now);
         let Some(pool) = self.fence.pool(chosen.unwrap_or(generation)) else {
             // Not reached: the latest pool is never retired.
             let steer = Rc::new(Steer::new(0, generation));
@@ -334,7 +333,7 @@ impl Destination {
             generation: pool.generation,
             steer: Rc::clone(&pool.steer),
             guarded,
-            may_be_stale: is_unsettled || chosen.is_some() && (!guarded || open > 0),
+            may_be_stale: chosen.is_some() && (!guarded || open > 0) || self.restarts.is_unsettled(now),
             opens_connection: guarded && !pool.has_idle(),
         };
         pool.on_admitted(now);
@@ -520,15 +519,8 @@ impl Destination {
             connection.exchanges_left = seen.hinted_exchanges.or(left).map(ExchangesLeft::from);
         }
         let generation = connection.generation;
-        let (is_first, is_stacked) = (connection.phase == Phase::Unused, connection.order == Order::Stacked);
-        if seen.started > 0 && is_first && is_stacked && !self.fence.pool(generation).is_some_and(|pool| pool.awaits())
-        {
-            // No request of this generation can have opened it: it was opened for a retry of an older one.
-            self.unlink(key);
-            self.update(key, |connection| connection.order = Order::Loose);
-        }
-        let Some(connection) = self.get(key) else { return };
         if seen.started > 0 && !matches!(connection.phase, Phase::Busy { .. }) {
+            self.on_first_given(key);
             self.on_taken(key, now);
         }
         if seen.completed > 0
@@ -602,6 +594,20 @@ impl Destination {
     /// The response that is passing says that its connection will be closed: the pool will do it.
     pub fn on_close_announced(&mut self) {
         self.tally.count(DestinationMetric::ConnectionsClosedLifetime);
+    }
+
+    /// If this is the first request on the connection, and none of its generation's can be, Envoy opened it for a retry in
+    /// an older one.
+    fn on_first_given(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.get(key) else { return };
+        let generation = connection.generation;
+        if connection.phase != Phase::Unused || connection.order != Order::Stacked {
+            return;
+        }
+        if !self.fence.pool(generation).is_some_and(|pool| pool.awaits()) {
+            self.unlink(key);
+            self.update(key, |connection| connection.order = Order::Loose);
+        }
     }
 
     /// The pool gave the connection to a request.

@@ -235,8 +235,7 @@ impl ConnectionFilter {
             }
         });
         if end && direction == Direction::Response {
-            let suspects = with_destination(id, |destination| destination.on_far_end_close(key, now));
-            close_others(context, suspects.unwrap_or_default());
+            on_far_end_close(context, id, key, now);
         }
     }
 
@@ -260,16 +259,13 @@ impl ConnectionFilter {
         self.end_probe(context);
         let Some((id, key)) = self.take_tracked(context) else { return };
         let now = host::now();
-        let suspects = with_worker(|worker| {
-            worker.on_event();
-            let destination = worker.get(id)?;
-            // Our side of the in-process pipe was closed, not the pool's: the far end reset the connection, or we closed it,
-            // which the destination knows.
-            let suspects = (peer == PeerType::Local).then(|| destination.on_far_end_close(key, now));
-            destination.on_closed(key);
-            suspects
-        });
-        close_others(context, suspects.flatten().unwrap_or_default());
+        with_worker(Worker::on_event);
+        // Our side of the in-process pipe was closed, not the pool's: the far end reset the connection, or we closed it,
+        // which the destination knows.
+        if peer == PeerType::Local {
+            on_far_end_close(context, id, key, now);
+        }
+        with_destination(id, |destination| destination.on_closed(key));
     }
 
     /// Envoy has ended the stream, perhaps without a close callback (a listener that drains, say).
@@ -334,12 +330,14 @@ fn announce_close(size: usize) -> bool {
     })
 }
 
-/// Closes other connections than that of `context`, before the pool hears of what happened to this one.
-fn close_others(context: u32, keys: Vec<ConnectionKey>) {
-    if keys.is_empty() {
+/// The far end closed the connection of `context`: others may have to be closed before the pool hears of this one.
+#[cold]
+fn on_far_end_close(context: u32, id: DestinationId, key: ConnectionKey, now: Timestamp) {
+    let suspects = with_destination(id, |destination| destination.on_far_end_close(key, now)).unwrap_or_default();
+    if suspects.is_empty() {
         return;
     }
-    for key in keys {
+    for key in suspects {
         host::enter(key.context).and_then(|()| host::close_connection()).unwrap_or_else(host::report);
     }
     host::enter(context).unwrap_or_else(host::report);

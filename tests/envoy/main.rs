@@ -17,6 +17,7 @@ mod raw;
 #[path = "../reference/mod.rs"]
 mod reference;
 mod request;
+mod restarts;
 mod servers;
 mod soak;
 mod statistics;

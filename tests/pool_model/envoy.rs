@@ -10,7 +10,7 @@ use idleguard::policy::Policy;
 use idleguard::time::Timestamp;
 use idleguard::worker::{DestinationId, Worker};
 
-pub const LIMIT: Duration = Duration::from_millis(300);
+const LIMIT: Duration = Duration::from_millis(300);
 /// How much later than the fence's decision the far end sees a request: the pipe, in a worker that is not stalled.
 const PIPE: Duration = Duration::from_millis(20);
 
@@ -30,7 +30,7 @@ enum Exchange {
     Retried,
 }
 
-pub struct Connection {
+pub(crate) struct Connection {
     key: Option<ConnectionKey>,
     generation: String,
     /// When the far end last saw a byte.
@@ -38,20 +38,20 @@ pub struct Connection {
     exchange: Option<Exchange>,
     idle_in_pool: bool,
     open_in_pool: bool,
-    pub open_in_filter: bool,
+    pub(crate) open_in_filter: bool,
     /// Whether idleguard closed it.
     closed_by_us: bool,
     /// Whether the far end has closed it, though nobody here may know yet.
     dead: bool,
 }
 
-pub struct Envoy {
-    pub worker: Worker,
-    pub id: DestinationId,
+pub(crate) struct Envoy {
+    pub(crate) worker: Worker,
+    pub(crate) id: DestinationId,
     policy: Policy,
-    pub now: Timestamp,
+    pub(crate) now: Timestamp,
     context: u32,
-    pub connections: Vec<Connection>,
+    pub(crate) connections: Vec<Connection>,
     /// Idle connections by generation, the last one on top.
     stacks: BTreeMap<String, Vec<usize>>,
     /// Requests that wait for a connection, by generation.
@@ -67,14 +67,14 @@ pub struct Envoy {
     retries: VecDeque<(u32, String)>,
     /// Dead connections whose FIN will be read, one in a turn.
     fins: VecDeque<usize>,
-    pub failures: Vec<String>,
+    pub(crate) failures: Vec<String>,
     reused: usize,
-    pub opened: usize,
-    pub served: usize,
+    pub(crate) opened: usize,
+    pub(crate) served: usize,
 }
 
 impl Envoy {
-    pub fn new(max_connections: usize) -> Self {
+    pub(crate) fn new(max_connections: usize) -> Self {
         let json = serde_json::json!({"lb_idle_timeout": "333ms", "margin": "33ms"});
         let policy = Policy::from_section(Section::try_new("", json).unwrap()).unwrap();
         let now = Timestamp::from_millis(1_000);
@@ -112,7 +112,7 @@ impl Envoy {
     }
 
     /// A request arrives; not `is_sent` if the client goes away before it is.
-    pub fn request(&mut self, is_sent: bool) {
+    pub(crate) fn request(&mut self, is_sent: bool) {
         self.worker.on_event();
         let admission = self.worker.admit(self.id, self.now).unwrap();
         let generation = admission.steer.name.clone();
@@ -243,7 +243,7 @@ impl Envoy {
     }
 
     /// One turn of the event loop: what the pipe has, what the far end answers, and a tick if `ticks`.
-    pub fn turn(&mut self, advance: Duration, ticks: bool, latency: Duration) {
+    pub(crate) fn turn(&mut self, advance: Duration, ticks: bool, latency: Duration) {
         self.now = self.now.after(advance);
         self.turn += 1;
         while let Some((_, message)) = self.pipe.front().copied().filter(|(turn, _)| *turn <= self.turn) {
@@ -338,7 +338,7 @@ impl Envoy {
     }
 
     /// The pool drops the connection of some exchange, as it does when a client goes away.
-    pub fn abort(&mut self, pick: usize) {
+    pub(crate) fn abort(&mut self, pick: usize) {
         let busy: Vec<usize> = self.answers.iter().map(|(_, index)| *index).collect();
         let Some(index) = busy.get(pick % busy.len().max(1)).copied() else { return };
         self.answers.retain(|(_, other)| *other != index);
@@ -349,7 +349,7 @@ impl Envoy {
     }
 
     /// The far end closes some idle connection.
-    pub fn far_end_closes(&mut self, pick: usize) {
+    pub(crate) fn far_end_closes(&mut self, pick: usize) {
         let idle: Vec<usize> = self.stacks.values().flatten().copied().collect();
         let Some(index) = idle.get(pick % idle.len().max(1)).copied() else { return };
         self.dies(index);
@@ -357,14 +357,14 @@ impl Envoy {
     }
 
     /// The far end closes some connection instead of answering.
-    pub fn far_end_fails(&mut self, pick: usize) {
+    pub(crate) fn far_end_fails(&mut self, pick: usize) {
         let Some((_, index)) = self.answers.get(pick % self.answers.len().max(1)).copied() else { return };
         self.dies(index);
         self.fin(index);
     }
 
     /// The far end closes all connections; their FINs are read one after the other, in an order that `seed` decides.
-    pub fn far_end_restarts(&mut self, seed: u64) {
+    pub(crate) fn far_end_restarts(&mut self, seed: u64) {
         let is_open = |index: &usize| self.connections[*index].open_in_filter && !self.connections[*index].dead;
         let mut all: Vec<usize> = (0..self.connections.len()).filter(is_open).collect();
         all.sort_by_key(|index| SplitMix64(seed ^ *index as u64).next());
@@ -374,14 +374,20 @@ impl Envoy {
 }
 
 /// Random numbers, the same for the same seed.
-pub struct SplitMix64(pub u64);
+pub(crate) struct SplitMix64(pub(crate) u64);
 
 impl SplitMix64 {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
+    }
+
+    /// From 0.0 up to, but not including, 1.0.
+    #[allow(clippy::cast_precision_loss)]
+    pub(crate) fn share(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 }

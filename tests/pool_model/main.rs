@@ -11,6 +11,7 @@
 )]
 
 mod envoy;
+mod race;
 
 use std::time::Duration;
 

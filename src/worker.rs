@@ -74,6 +74,11 @@ impl Worker {
         self.destinations.iter_mut().enumerate().map(|(index, destination)| (DestinationId(index), destination))
     }
 
+    /// Whether there is something for [`take_counts`](Self::take_counts).
+    pub fn has_counted(&self) -> bool {
+        self.destinations.iter().any(Destination::has_counted)
+    }
+
     /// What has been counted since the last call at the first destination from `from` on where anything has: the values, and
     /// the changes of the gauges of open and of idle connections.
     pub fn take_counts(&mut self, from: DestinationId) -> Option<(DestinationId, Values, (i64, i64))> {

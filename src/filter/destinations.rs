@@ -193,6 +193,9 @@ fn is_first_to_tell(key: &[u8], news: &Told) -> bool {
 
 /// Tells Envoy what this worker has counted at all destinations.
 pub(super) fn report_counts() {
+    if with_worker(|worker| worker.has_counted()) != Some(true) {
+        return;
+    }
     let mut from = DestinationId::default();
     // One at a time: the worker is not in use while the host is called.
     while let Some((id, values, gauges)) = with_worker(|worker| worker.take_counts(from)).flatten() {

@@ -139,6 +139,34 @@ fn the_work_for_a_long_list_is_linear_and_the_host_calls_are_few() {
     assert!(over.is_empty(), "{}", over.join("\n"));
 }
 
+/// `forwarded` (RFC 7239) is read byte by byte for its quotes, and its addresses are written anew.
+#[test]
+fn a_long_forwarded_list_is_linear_work_too() {
+    let section = json!({
+        "trusted_proxies": ["10.0.0.0/8", "2001:db8::/32"],
+        "sources": ["forwarded"],
+        "set": ["x-real-ip"],
+    });
+    let Some((mut vm, root)) = vm(&section) else { return };
+    let short = cost(&mut vm, root, &[("forwarded", "for=203.0.113.5")]);
+    let forms: [(&str, fn(u32) -> String); 4] = [
+        ("IPv4", |n| format!(", for=10.1.20.{}", n % 256)),
+        ("IPv4 with a port and more", |n| {
+            format!(", for=\"10.1.20.{}:{}\";proto=https;by=10.0.0.1", n % 256, 1 + n % 65_535)
+        }),
+        ("IPv6", |n| format!(", for=\"[2001:db8::8a2e:{:x}]\"", 1 + n % 65_535)),
+        ("IPv6 with a port", |n| format!(", for=\"[2001:db8::8a2e:{:x}]:443\"", 1 + n % 65_535)),
+    ];
+    for (form, element) in forms {
+        let list = format!("for=203.0.113.5{}", long(element));
+        let cost = cost(&mut vm, root, &[("forwarded", &list)]);
+        let per_byte = cost.per_byte(list.len());
+        println!("forwarded, {form}: {per_byte:.1} instructions per byte");
+        assert!(per_byte <= 60.0, "{form}: {per_byte:.1} instructions per byte");
+        assert_eq!(cost.calls_by_name, short.calls_by_name, "{form}");
+    }
+}
+
 #[test]
 fn a_usual_request_is_cheap() {
     let Some((mut vm, root)) = vm(&json!({"trusted_proxies": ["10.0.0.0/8"]})) else { return };

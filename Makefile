@@ -107,7 +107,7 @@ dashboard: build envoy servers ## draws docs/dashboard.svg: the panels of the Gr
 BENCH_ARGUMENTS = $(if $(QUICK),--quick) $(if $(SECTIONS),--sections $(SECTIONS))
 
 .PHONY: bench
-bench: build envoy servers noop ## 20 min: idleguard beside what there is today; QUICK=1, or SECTIONS=correctness,race,cpu,calls,latency,scale
+bench: build envoy servers noop ## 22 min: idleguard beside what there is today; QUICK=1, or SECTIONS=correctness,race,cpu,calls,latency,scale
 	@cargo build --locked --quiet -p idleguard-bench
 	@exec $(CARGO_TARGET_DIR)/debug/idleguard-bench $(BENCH_ARGUMENTS)
 

@@ -102,7 +102,7 @@ async fn measure(arguments: &Arguments, part: Part, directory: &Path) -> Result<
     let begun = Instant::now();
     let results = match part {
         Part::Correctness => serde_json::to_value(correctness::run(&plan(arguments)).await?)?,
-        Part::Race => serde_json::to_value(race::run(pick(3, 1), pick(10, 5)).await?)?,
+        Part::Race => serde_json::to_value(race::run(pick(6, 1), pick(10, 5)).await?)?,
         Part::Cpu => serde_json::to_value(cpu::run(pick(25, 5) as usize).await?)?,
         Part::Calls => serde_json::to_value(calls::run(pick(25, 5) as usize).await?)?,
         Part::Latency => {

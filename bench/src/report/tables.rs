@@ -183,11 +183,11 @@ pub(super) fn race_sums(runs: &[Run]) -> Vec<(Shape, bool, Tally, f64)> {
 
 /// The race.
 pub(super) fn race(runs: &[Run]) -> String {
-    let names = ["", "requests", "failed", "connections per 1,000 requests", "median of a seed's ratios"];
+    let names = ["", "requests", "failed", "connections per 1,000 requests", "ratio (a seed's ratios)"];
     let mut text = head(names.map(str::to_owned).into());
     for (shape, idleguard, tally, opened) in race_sums(runs) {
         let who = if idleguard { "idleguard, timeout known" } else { "Envoy, idle_timeout" };
-        let ratio = if idleguard { format!("{:.2}", race_ratio(runs, shape).median) } else { "1".to_owned() };
+        let ratio = if idleguard { race_ratio(runs, shape).to_string() } else { "1".to_owned() };
         let name = format!("{who}, {}", shape.label());
         text.push_str(&row([
             name,
@@ -200,14 +200,33 @@ pub(super) fn race(runs: &[Run]) -> String {
     text
 }
 
-/// Connections of idleguard against Envoy's `idle_timeout`, seed by seed.
-pub(super) fn race_ratio(runs: &[Run], shape: Shape) -> Spread {
+/// Connections per request of idleguard against Envoy's `idle_timeout`.
+pub(super) struct RaceRatio {
+    /// Of all seeds together. One seed opens too few connections for a ratio of its own: a stall decides it.
+    pub(super) overall: f64,
+    /// The smallest and the largest of a seed.
+    range: (f64, f64),
+}
+
+impl std::fmt::Display for RaceRatio {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.2} ({:.2} to {:.2})", self.overall, self.range.0, self.range.1)
+    }
+}
+
+pub(super) fn race_ratio(runs: &[Run], shape: Shape) -> RaceRatio {
+    let sum = |idleguard| {
+        let sums = race_sums(runs);
+        sums.iter().find(|(of, by, ..)| (*of, *by) == (shape, idleguard)).map_or(f64::NAN, |(.., opened)| *opened)
+    };
     let of = |idleguard: bool, seed: u64| {
         let run = runs.iter().find(|run| (run.shape, run.idleguard, run.seed) == (shape, idleguard, seed));
         run.map(Run::opened_per_1_000)
     };
     let seeds = runs.iter().map(|run| run.seed).collect::<std::collections::BTreeSet<_>>();
-    Spread::of(seeds.into_iter().filter_map(|seed| Some(of(true, seed)? / of(false, seed)?)).collect())
+    let ratios = seeds.into_iter().filter_map(|seed| Some(of(true, seed)? / of(false, seed)?));
+    let range = ratios.fold((f64::INFINITY, 0.0_f64), |(least, most), ratio| (least.min(ratio), most.max(ratio)));
+    RaceRatio { overall: sum(true) / sum(false), range }
 }
 
 fn ratio(spread: Spread) -> String {

@@ -520,7 +520,6 @@ impl Destination {
         }
         let generation = connection.generation;
         if seen.started > 0 && !matches!(connection.phase, Phase::Busy { .. }) {
-            self.on_first_given(key);
             self.on_taken(key, now);
         }
         if seen.completed > 0
@@ -594,20 +593,6 @@ impl Destination {
     /// The response that is passing says that its connection will be closed: the pool will do it.
     pub fn on_close_announced(&mut self) {
         self.tally.count(DestinationMetric::ConnectionsClosedLifetime);
-    }
-
-    /// If this is the first request on the connection, and none of its generation's can be, Envoy opened it for a retry in
-    /// an older one.
-    fn on_first_given(&mut self, key: ConnectionKey) {
-        let Some(connection) = self.get(key) else { return };
-        let generation = connection.generation;
-        if connection.phase != Phase::Unused || connection.order != Order::Stacked {
-            return;
-        }
-        if !self.fence.pool(generation).is_some_and(|pool| pool.awaits()) {
-            self.unlink(key);
-            self.update(key, |connection| connection.order = Order::Loose);
-        }
     }
 
     /// The pool gave the connection to a request.

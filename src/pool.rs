@@ -105,11 +105,6 @@ impl Pool {
         self.live.saturating_sub(self.busy)
     }
 
-    /// Whether a request that was admitted may not have been seen yet.
-    pub fn awaits(&self) -> bool {
-        self.unseen() > 0
-    }
-
     /// What comes now may make a request one that is not seen on its connection.
     pub fn before_unseen(&mut self, now: Timestamp) {
         if self.unseen() == 0 {
@@ -195,6 +190,24 @@ mod tests {
         pool.on_admitted(at(1_200));
         assert!(pool.is_young(at(1_299), limit));
         assert!(!pool.is_young(at(1_300), limit));
+    }
+
+    #[test]
+    fn a_request_whose_client_went_away_hides_no_other() {
+        let mut pool = Pool::new(Generation(1), Steer::new(7, Generation(1)));
+        pool.on_admitted(at(0));
+        pool.busy = 1;
+        assert!(!pool.on_ended(), "no response was seen, and its connection is thought busy");
+        pool.on_admitted(at(1));
+        assert_eq!(pool.unseen(), 1);
+        pool.busy = 0;
+        pool.end_one();
+        assert_eq!(pool.unseen(), 1);
+        pool.busy = 1;
+        pool.on_answered(1, at(2));
+        pool.busy = 0;
+        assert!(pool.on_ended());
+        assert_eq!((pool.unseen(), pool.live), (0, 0));
     }
 
     #[test]

@@ -48,9 +48,10 @@ pub const REAP_DELAY: Duration = Duration::from_millis(100);
 /// Closes in one tick. Envoy needs 60 to 70 µs for each, and a request waits for those of one tick.
 const CLOSES_PER_TICK: usize = 16;
 
-/// In the later ticks of a reap as much of what waits as has passed of this many milliseconds since the tick before. However long
-/// a turn of the event loop takes, connections must not be opened faster than closed.
-const REAP_MILLIS: usize = 1_000;
+/// In the later ticks of a reap what waits is closed at a rate that ends it in about a second, and in a quarter of that as long as
+/// the rate is no higher than this, in closes a second: however long a turn of the event loop takes, connections must not be
+/// opened faster than closed.
+const QUICK_CLOSES: usize = 2_000;
 
 /// From one tick to the next while more is due than one closes: what waits has its turn in between.
 const REAP_PERIOD: Duration = Duration::from_millis(2);
@@ -747,7 +748,9 @@ impl Destination {
         let delay = if self.has_requests { REAP_DELAY } else { Duration::ZERO };
         let passed = self.reaping.take().map_or(0, |last| millis(now.since(last)));
         let passed = usize::try_from(passed).unwrap_or(usize::MAX);
-        let most = CLOSES_PER_TICK.max(self.retiring.len().saturating_mul(passed) / REAP_MILLIS);
+        let waiting = self.retiring.len();
+        let per_second = waiting.max(waiting.saturating_mul(4).min(QUICK_CLOSES));
+        let most = CLOSES_PER_TICK.max(per_second.saturating_mul(passed) / 1_000);
         let mut due = Vec::new();
         due.extend(self.sentinel_given_up(now));
         self.set_sentinel_aside(now);

@@ -48,9 +48,10 @@ pub const REAP_DELAY: Duration = Duration::from_millis(100);
 /// Closes in one tick. Envoy needs 60 to 70 µs for each, and a request waits for those of one tick.
 const CLOSES_PER_TICK: usize = 16;
 
-/// In the later ticks of a reap as much of what waits as has passed of this many milliseconds since the tick before. However long
-/// a turn of the event loop takes, connections must not be opened faster than closed.
-const REAP_MILLIS: usize = 1_000;
+/// In the later ticks of a reap what waits is closed at a rate that ends it in about a second, and in a quarter of that as long as
+/// the rate is no higher than this, in closes a second: however long a turn of the event loop takes, connections must not be
+/// opened faster than closed.
+const QUICK_CLOSES: usize = 2_000;
 
 /// From one tick to the next while more is due than one closes: what waits has its turn in between.
 const REAP_PERIOD: Duration = Duration::from_millis(2);
@@ -773,7 +774,9 @@ impl Destination {
         let delay = if self.has_requests { REAP_DELAY } else { Duration::ZERO };
         let most = self.reaping.take().map_or(CLOSES_PER_TICK, |last| {
             let passed = usize::try_from(millis(now.since(last))).unwrap_or(usize::MAX);
-            CLOSES_PER_TICK.max(self.retiring.len().saturating_mul(passed) / REAP_MILLIS)
+            let waiting = self.retiring.len();
+            let per_second = waiting.max(waiting.saturating_mul(4).min(QUICK_CLOSES));
+            CLOSES_PER_TICK.max(per_second.saturating_mul(passed) / 1_000)
         });
         let mut due = Vec::new();
         due.extend(self.sentinel_given_up(now));

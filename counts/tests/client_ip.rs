@@ -84,12 +84,12 @@ fn long(element: impl Fn(u32) -> String) -> String {
     list
 }
 
-/// Every form of an address, with the comma and blank that it is written with; no two neighbours are equal.
-fn forms() -> Vec<(&'static str, Box<dyn Fn(u32) -> String>)> {
-    fn form(
-        name: &'static str,
-        element: impl Fn(u32) -> String + 'static,
-    ) -> (&'static str, Box<dyn Fn(u32) -> String>) {
+/// Writes the n-th element of a list.
+type Element = Box<dyn Fn(u32) -> String>;
+
+/// Every form of an address, with the comma and blank that it is written with; no two neighbours are equal but the loopbacks.
+fn forms() -> Vec<(&'static str, Element)> {
+    fn form(name: &'static str, element: impl Fn(u32) -> String + 'static) -> (&'static str, Element) {
         (name, Box::new(element))
     }
     /// One of the groups that make up an address without zero groups.
@@ -201,15 +201,15 @@ fn a_long_forwarded_list_is_linear_work_too() {
     });
     let Some((mut vm, root)) = vm(&section) else { return };
     let short = cost(&mut vm, root, &[("forwarded", "for=203.0.113.5")]);
-    let forms: [(&str, fn(u32) -> String, f64); 4] = [
-        ("IPv4", |n| format!(", for=10.1.20.{}", n % 256), 90.0),
+    let forms: [(&str, Element, f64); 4] = [
+        ("IPv4", Box::new(|n| format!(", for=10.1.20.{}", n % 256)), 90.0),
         (
             "IPv4 with a port and more",
-            |n| format!(", for=\"10.1.20.{}:{}\";proto=https;by=10.0.0.1", n % 256, 1 + n % 65_535),
+            Box::new(|n| format!(", for=\"10.1.20.{}:{}\";proto=https;by=10.0.0.1", n % 256, 1 + n % 65_535)),
             58.0,
         ),
-        ("IPv6", |n| format!(", for=\"[2001:db8::8a2e:{:x}]\"", 1 + n % 65_535), 120.0),
-        ("IPv6 with a port", |n| format!(", for=\"[2001:db8::8a2e:{:x}]:443\"", 1 + n % 65_535), 110.0),
+        ("IPv6", Box::new(|n| format!(", for=\"[2001:db8::8a2e:{:x}]\"", 1 + n % 65_535)), 120.0),
+        ("IPv6 with a port", Box::new(|n| format!(", for=\"[2001:db8::8a2e:{:x}]:443\"", 1 + n % 65_535)), 110.0),
     ];
     for (form, element, most) in forms {
         let list = format!("for=203.0.113.5{}", long(element));

@@ -201,7 +201,7 @@ mod tests {
         pool.on_admitted(at(1));
         assert_eq!(pool.unseen(), 1);
         pool.busy = 0;
-        pool.end_one();
+        pool.end(1);
         assert_eq!(pool.unseen(), 1);
         pool.busy = 1;
         pool.on_answered(1, at(2));

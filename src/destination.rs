@@ -302,7 +302,7 @@ impl Destination {
 
     /// How soon [`tick`](Self::tick) wants to be called again.
     pub fn tick_period(&self) -> Duration {
-        if self.reaping.is_some() { REAP_PERIOD } else { tick_period(self.limit) }
+        if self.reaping.is_some() { REAP_PERIOD } else { self.turns.period() }
     }
 
     /// Whether a connection filter shows the connections.
@@ -746,14 +746,18 @@ impl Destination {
 
     fn due(&mut self, now: Timestamp) -> Vec<Due> {
         let delay = if self.has_requests { REAP_DELAY } else { Duration::ZERO };
+        let mut due = Vec::new();
+        due.extend(self.sentinel_given_up(now));
+        self.set_sentinel_aside(now);
+        if self.retiring.is_empty() {
+            self.reaping = None;
+            return due;
+        }
         let passed = self.reaping.take().map_or(0, |last| millis(now.since(last)));
         let passed = usize::try_from(passed).unwrap_or(usize::MAX);
         let waiting = self.retiring.len();
         let per_second = waiting.max(waiting.saturating_mul(4).min(QUICK_CLOSES));
         let most = CLOSES_PER_TICK.max(per_second.saturating_mul(passed) / 1_000);
-        let mut due = Vec::new();
-        due.extend(self.sentinel_given_up(now));
-        self.set_sentinel_aside(now);
         while let Some((fenced_at, key)) = self.retiring.front().copied() {
             let is_settled = !self.has_requests || fenced_at <= self.turn.settled;
             if !is_settled || now.since(fenced_at) < delay {

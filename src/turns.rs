@@ -44,6 +44,11 @@ impl Turns {
         self.period = nanos(period);
     }
 
+    /// The period.
+    pub fn period(&self) -> Duration {
+        Duration::from_nanos(self.period)
+    }
+
     /// The number of ticks so far.
     pub fn count(&self) -> u64 {
         self.count

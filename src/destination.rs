@@ -772,15 +772,19 @@ impl Destination {
 
     fn due(&mut self, now: Timestamp) -> Vec<Due> {
         let delay = if self.has_requests { REAP_DELAY } else { Duration::ZERO };
-        let most = self.reaping.take().map_or(CLOSES_PER_TICK, |last| {
-            let passed = usize::try_from(millis(now.since(last))).unwrap_or(usize::MAX);
+        let mut due = Vec::new();
+        due.extend(self.sentinel_given_up(now));
+        self.set_sentinel_aside(now);
+        let since_last = self.reaping.take().map(|last| millis(now.since(last)));
+        if self.retiring.is_empty() {
+            return due;
+        }
+        let most = since_last.map_or(CLOSES_PER_TICK, |passed| {
+            let passed = usize::try_from(passed).unwrap_or(usize::MAX);
             let waiting = self.retiring.len();
             let per_second = waiting.max(waiting.saturating_mul(4).min(QUICK_CLOSES));
             CLOSES_PER_TICK.max(per_second.saturating_mul(passed) / 1_000)
         });
-        let mut due = Vec::new();
-        due.extend(self.sentinel_given_up(now));
-        self.set_sentinel_aside(now);
         while let Some((fenced_at, key)) = self.retiring.front().copied() {
             let is_settled = !self.has_requests || fenced_at <= self.turn.settled;
             if !is_settled || now.since(fenced_at) < delay {

@@ -1080,9 +1080,14 @@ mod tests {
             let blocks: Vec<Cidr> = texts.iter().filter_map(|text| Cidr::parse(text)).collect();
             prop_assert_eq!(blocks.len(), texts.len());
             let set: Blocks = blocks.iter().copied().collect();
-            for address in addresses {
-                let expected = blocks.iter().any(|block| block.contains(address));
-                prop_assert_eq!(set.contains(address), expected, "{} in {:?}", address, texts);
+            for address in &addresses {
+                let expected = blocks.iter().any(|block| block.contains(*address));
+                prop_assert_eq!(set.contains(*address), expected, "{} in {:?}", address, texts);
+                let Some(neighbours) = set.neighbours((*address).into()) else { continue };
+                prop_assert!(neighbours.contain((*address).into()));
+                for other in addresses.iter().filter(|other| neighbours.contain((**other).into())) {
+                    prop_assert!(set.contains(*other), "{} is no neighbour of {} in {:?}", other, address, texts);
+                }
             }
         }
     }

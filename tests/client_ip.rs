@@ -91,6 +91,9 @@ fn element() -> impl Strategy<Value = String> {
     prop_oneof![
         8 => address_text(),
         1 => address_text().prop_map(|address| format!("[{address}]:443")),
+        1 => address_text().prop_map(|address| format!("::ffff:{address}")),
+        1 => address_text().prop_map(|address| format!("{address}%eth0").to_uppercase()),
+        1 => address_text().prop_map(|address| address.to_uppercase()),
         1 => address_text().prop_map(|address| format!(" {address}:80\t")),
         1 => prop::sample::select(vec!["", "unknown", "_hidden", "0.0.0.0", "::", "203.0.113.05", "::ffff:10.0.0.7"])
             .prop_map(str::to_owned),
@@ -330,8 +333,12 @@ proptest! {
         let lines: Vec<&[u8]> = lines.iter().map(|line| &line[..]).collect();
         let walked: Vec<_> = idleguard::forwarded::forwarded(lines.iter().copied()).collect();
         prop_assert_eq!(walked, reference::forwarded(&lines));
-        let elements = idleguard::forwarded::x_forwarded_for(lines.iter().copied());
-        let walked: Vec<_> = elements.map(|element| element.map(|element| element.address())).collect();
+        let elements: Vec<_> = idleguard::forwarded::x_forwarded_for(lines.iter().copied()).collect();
+        for element in elements.iter().flatten() {
+            let canonical = idleguard::address::canonical(element.address());
+            prop_assert!(element.text.is_none_or(|text| text == canonical.as_bytes()), "{:?}", element);
+        }
+        let walked: Vec<_> = elements.iter().map(|element| element.map(|element| element.address())).collect();
         prop_assert_eq!(walked, reference::x_forwarded_for(&lines));
     }
 

@@ -45,7 +45,11 @@ pub fn parse_node(text: &[u8]) -> Option<IpAddr> {
     parse_address(text).or_else(|| {
         let text = trim_end(text);
         let (address, port) = text.split_at_checked(text.iter().rposition(|byte| *byte == b':')?)?;
-        let takes_port = address.ends_with(b"]") || !address.contains(&b':');
+        let takes_port = match address {
+            [.., b']'] => true,
+            [.., b'0'..=b'9'] => !address.contains(&b':'),
+            _ => false, // a blank, which would be dropped
+        };
         parse_address(address).filter(|_| takes_port && is_obfuscated_port(port))
     })
 }
@@ -914,7 +918,15 @@ mod tests {
             assert_eq!(parse_node(node.as_bytes()), address, "{node}");
         }
         assert_eq!(parse_node(b"[2001:db8::5]:_x"), parse_address(b"2001:db8::5"));
-        for node in ["203.0.113.5:_", "203.0.113.5:x", "203.0.113.5:_x/", "_hidden", "_hidden:_x", "unknown:80"] {
+        for node in [
+            "203.0.113.5:_",
+            "203.0.113.5:x",
+            "203.0.113.5:_x/",
+            "203.0.113.5 :_x",
+            "_hidden",
+            "_hidden:_x",
+            "unknown:80",
+        ] {
             assert_eq!(parse_node(node.as_bytes()), None, "{node}");
         }
     }

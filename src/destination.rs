@@ -45,13 +45,18 @@ use crate::unseen::{Ending, Unseen};
 /// connection; 50 ms are too short when a burst stalls the event loop.
 pub const REAP_DELAY: Duration = Duration::from_millis(100);
 
-/// Closes in one tick. Envoy needs 60 to 70 µs for each, and a request waits for those of one tick.
-const CLOSES_PER_TICK: usize = 16;
+/// Closes in one tick. Envoy needs a tenth of a millisecond for each, and requests wait for those of one tick.
+const CLOSES_PER_TICK: usize = 4;
 
-/// In the later ticks of a reap what waits is closed at a rate that ends it in about a second, and in a quarter of that as long as
-/// the rate is no higher than this, in closes a second: however long a turn of the event loop takes, connections must not be
-/// opened faster than closed.
-const QUICK_CLOSES: usize = 2_000;
+/// Closes in a second of a reap that takes more than one tick, however long a turn of the event loop takes: a quarter of a worker's
+/// time. Any faster, and closes make ticks late, and late ticks make for more closes.
+const CLOSES_PER_SECOND: usize = 2_000;
+
+/// A reap that would take longer at that rate is quicker: connections must not be opened faster than closed.
+const LONGEST_REAP: Duration = Duration::from_secs(5);
+
+/// The same while nobody knows when the far end would close them itself.
+const REAP_BLIND: Duration = Duration::from_secs(1);
 
 /// From one tick to the next while more is due than one closes: what waits has its turn in between.
 const REAP_PERIOD: Duration = Duration::from_millis(2);
@@ -781,9 +786,10 @@ impl Destination {
         }
         let most = since_last.map_or(CLOSES_PER_TICK, |passed| {
             let passed = usize::try_from(passed).unwrap_or(usize::MAX);
-            let waiting = self.retiring.len();
-            let per_second = waiting.max(waiting.saturating_mul(4).min(QUICK_CLOSES));
-            CLOSES_PER_TICK.max(per_second.saturating_mul(passed) / 1_000)
+            let longest = usize::try_from(millis(self.longest_reap())).unwrap_or(usize::MAX);
+            let at_least = CLOSES_PER_SECOND.saturating_mul(passed) / 1_000;
+            let in_time = self.retiring.len().saturating_mul(passed).checked_div(longest).unwrap_or(usize::MAX);
+            CLOSES_PER_TICK.max(at_least).max(in_time)
         });
         while let Some((fenced_at, key)) = self.retiring.front().copied() {
             let is_settled = !self.has_requests || fenced_at <= self.turn.settled;
@@ -821,6 +827,16 @@ impl Destination {
             due.push(Due { key, unused });
         }
         due
+    }
+
+    /// How long a reap may take: half of the time after which the far end would do it, all at once.
+    fn longest_reap(&self) -> Duration {
+        let fixed = self.policies.iter().filter_map(|(_, policy)| match policy.lb_idle_timeout {
+            LbIdleTimeout::Fixed(timeout) => Some(timeout),
+            LbIdleTimeout::Learn => None,
+        });
+        let margin = fixed.chain(self.learned()).min().map(|timeout| timeout.saturating_sub(self.limit));
+        margin.map_or(REAP_BLIND, |margin| margin.checked_div(2).unwrap_or_default().min(LONGEST_REAP))
     }
 
     /// Sets a connection aside to be the next sentinel, if it is time for one and none will be fenced anyway: where a few

@@ -250,7 +250,7 @@ fn a_large_reap_is_spread_over_quick_ticks() {
     let slow = destination.tick_period();
     assert!(slow >= Duration::from_millis(25));
     let (mut closes, mut last) = (Vec::new(), now);
-    while now < Timestamp::from_millis(21_000) {
+    while now < Timestamp::from_millis(23_000) {
         now = now.after(destination.tick_period().saturating_add(Duration::from_millis(1)));
         let due = destination.tick(now);
         if !due.is_empty() {
@@ -260,7 +260,7 @@ fn a_large_reap_is_spread_over_quick_ticks() {
     }
     assert_eq!(closes.iter().sum::<usize>(), 10_000);
     assert!(closes.iter().all(|closes| *closes <= 30), "{closes:?}");
-    assert!(last < Timestamp::from_millis(20_500), "limit, settling, delay, and less than two seconds: {last:?}");
+    assert!(last < Timestamp::from_millis(21_500), "limit, settling, delay, and about three seconds: {last:?}");
     assert_eq!(destination.tick_period(), slow);
 }
 
@@ -289,6 +289,6 @@ fn a_stall_stops_a_reap_until_requests_have_settled() {
     assert_eq!(destination.tick(now), [], "not a turn for sure");
     // Then more, by the time in which none was closed: the loop is busy, and what is open must not pile up.
     now = now.after(slow);
-    let waits = 100 - 16;
+    let waits = 100 - 4;
     assert_eq!(destination.tick(now).len(), waits);
 }

@@ -200,6 +200,10 @@ fuzz-short: ## every fuzz target with FUZZ_RUNS=20000 inputs, seeds and earlier 
 	  rm -rf $$new $$new.log; echo "$$target: $$(ls fuzz/corpus/$$target | wc -l) seeds and $(FUZZ_RUNS) inputs"; \
 	done
 
+.PHONY: counts-baseline
+counts-baseline: build ## accepts what the filter costs now: writes counts/baseline.json
+	cargo run --locked --quiet -p idleguard-counts -- --write
+
 .PHONY: fuzz-module
 fuzz-module: build ## random callbacks on a host whose calls fail, against the built filter, for FUZZ_SECONDS=600
 	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --locked -p idleguard-counts --test module_fuzz -- --ignored --nocapture

@@ -302,7 +302,7 @@ pub(super) fn scale(path: &Path, loads: &[Load]) -> Result<()> {
         let entries: Vec<_> = loads
             .iter()
             .map(|load| Entry {
-                label: format!("{} × {}", load.connections, load.variant.label()),
+                label: format!("{} × {}", load.connections, short(load.variant)),
                 value: value(load),
                 spread: None,
                 text: format!("{:.digits$}", value(load)),
@@ -317,4 +317,13 @@ pub(super) fn scale(path: &Path, loads: &[Load]) -> Result<()> {
         chart("Idle", "% of a core while nothing happens", |load| load.idle_us_per_s / 1e4, 2),
     ];
     charts(path, "Many open connections to the load balancer", "one Envoy with one worker", &both)
+}
+
+/// The variants of this section, in few words: they stand behind a number.
+fn short(variant: Variant) -> &'static str {
+    match variant {
+        Variant::Guard => "idleguard",
+        Variant::Hop => "hop alone",
+        other => other.label(),
+    }
 }

@@ -17,6 +17,9 @@ async fn nothing_is_lost_but_what_the_lb_breaks() {
     let _turn = beside_others().await;
     let report = soak::run(config, Duration::from_secs(seconds()), 1).await.expect("a soak");
     println!("{report}");
+    if report.kept_by_envoy > 0 {
+        println!("this Envoy lacks: the end of in-process connections whose client went away");
+    }
     assert_eq!(report.faults(), Vec::<String>::new());
     let (restarts, modes, updates) = report.happened;
     assert!(restarts > 0 && modes > 3 && updates > 3, "{:?}", report.happened);

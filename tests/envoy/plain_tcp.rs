@@ -1,5 +1,6 @@
 //! The connection filter alone, on a plain TCP listener in front of `tcp_proxy`: the very example of docs/connections.md.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -37,9 +38,12 @@ fn listener(envoy: &Envoy) -> SocketAddr {
     envoy.listener("tcp-ingress").expect("the example's listener")
 }
 
+/// Metrics go out with a tick, and the first is waited for.
 async fn closed_idle(envoy: &Envoy) -> u64 {
-    sleep(ms(200)).await; // metrics go out with the next tick
-    envoy.stat("wasmcustom.idleguard.destination.database.connections_closed_idle").await.expect("statistics")
+    const METRIC: &str = "wasmcustom.idleguard.destination.database.connections_closed_idle";
+    let counted = |stats: &BTreeMap<String, u64>| stats.get(METRIC).is_some_and(|count| *count > 0);
+    let _ = envoy.wait_for(ms(10_000), "connections_closed_idle", counted).await; // what it is then is judged by the caller
+    envoy.stat(METRIC).await.expect("statistics")
 }
 
 /// A far end that speaks nothing in particular: it answers each of two messages after three limits, and tells the idle age

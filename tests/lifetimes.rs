@@ -232,21 +232,26 @@ fn without_an_http_filter_whatever_is_idle_is_reaped() {
     assert_eq!(closed, [key]);
 }
 
-/// Thousands that are due together are closed a few at a time, in quick ticks.
-#[test]
-fn a_large_reap_is_spread_over_quick_ticks() {
-    let policy = policy(serde_json::json!({"lb_idle_timeout": "20s", "margin": "2s"}));
-    let mut now = Timestamp::from_millis(0);
+/// A destination with so many connections that have been idle since `now`.
+fn idle(count: u32, now: Timestamp, policy: &Policy) -> Destination {
     let mut destination = Destination::new(1, now);
     destination.add_policy(1, policy.clone(), true, now);
     destination.add_policy(2, policy.clone(), false, now);
-    for context in 1..=10_000 {
+    for context in 1..=count {
         let generation = destination.admit(now).generation;
-        let key = destination.open(context, b"one", &policy, Some(generation), 0.0, now);
-        destination.on_bytes(key, &seen(1, 0), &policy, now);
-        destination.on_bytes(key, &seen(0, 1), &policy, now);
+        let key = destination.open(context, b"one", policy, Some(generation), 0.0, now);
+        destination.on_bytes(key, &seen(1, 0), policy, now);
+        destination.on_bytes(key, &seen(0, 1), policy, now);
         destination.on_ended(generation, End::Answered);
     }
+    destination
+}
+
+/// Thousands that are due together are closed a few at a time, in quick ticks.
+#[test]
+fn a_large_reap_is_spread_over_quick_ticks() {
+    let mut now = Timestamp::from_millis(0);
+    let mut destination = idle(10_000, now, &policy(serde_json::json!({"lb_idle_timeout": "20s", "margin": "2s"})));
     let slow = destination.tick_period();
     assert!(slow >= Duration::from_millis(25));
     let (mut closes, mut last) = (Vec::new(), now);
@@ -266,18 +271,8 @@ fn a_large_reap_is_spread_over_quick_ticks() {
 
 #[test]
 fn a_stall_stops_a_reap_until_requests_have_settled() {
-    let policy = policy(serde_json::json!({"lb_idle_timeout": "10s"}));
     let mut now = Timestamp::from_millis(0);
-    let mut destination = Destination::new(1, now);
-    destination.add_policy(1, policy.clone(), true, now);
-    destination.add_policy(2, policy.clone(), false, now);
-    for context in 1..=100 {
-        let generation = destination.admit(now).generation;
-        let key = destination.open(context, b"one", &policy, Some(generation), 0.0, now);
-        destination.on_bytes(key, &seen(1, 0), &policy, now);
-        destination.on_bytes(key, &seen(0, 1), &policy, now);
-        destination.on_ended(generation, End::Answered);
-    }
+    let mut destination = idle(100, now, &policy(serde_json::json!({"lb_idle_timeout": "10s"})));
     let slow = destination.tick_period();
     while destination.tick(now).is_empty() {
         now = now.after(slow);

@@ -41,8 +41,7 @@ enum Packet {
 impl DelayRelay {
     /// Listens on `listen` and passes everything to `target` and back, each way `delay` later.
     pub fn start(listen: SocketAddr, target: SocketAddr, delay: Duration) -> io::Result<Self> {
-        let listener = std::net::TcpListener::bind(listen)?;
-        listener.set_nonblocking(true)?;
+        let listener = crate::listen::listen(listen)?;
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::Builder::new().name("delay-relay".into()).spawn(move || {

@@ -21,6 +21,7 @@ pub mod delay;
 pub mod demo;
 pub mod envoy;
 pub mod http;
+mod listen;
 pub mod load;
 pub mod plot;
 pub mod process;

@@ -50,7 +50,7 @@ pub use self::{
     mode::Mode,
     record::{By, Close, Counters, How, Record, Standing, View},
 };
-use crate::delay::DelayRelay;
+use crate::{delay::DelayRelay, listen::listen};
 
 /// How a load balancer is set up.
 #[derive(Debug, Clone)]
@@ -128,12 +128,7 @@ impl StubLb {
 
     /// Starts one; fails if the port is taken.
     pub fn with(options: Options) -> std::io::Result<Self> {
-        let listener = std::net::TcpListener::bind(if options.delay.is_zero() {
-            options.listen
-        } else {
-            (Ipv4Addr::LOCALHOST, 0).into()
-        })?;
-        listener.set_nonblocking(true)?;
+        let listener = listen(if options.delay.is_zero() { options.listen } else { (Ipv4Addr::LOCALHOST, 0).into() })?;
         let direct = listener.local_addr()?;
         let relay =
             (!options.delay.is_zero()).then(|| DelayRelay::start(options.listen, direct, options.delay)).transpose()?;

@@ -27,15 +27,17 @@
 //! # Ok::<(), idleguard::config::ConfigError>(())
 //! ```
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+mod chain;
+mod headers;
+mod settings;
+
 use std::mem;
 use std::net::IpAddr;
 
-use crate::address::{Bits, Blocks, Cidr, Element, Neighbours, Text, parse_address, parse_endpoint, trim_blanks};
-use crate::config::{ConfigError, Section, shorten};
+use self::chain::Chain;
+use self::headers::{Headers, Line, is_same_name};
+use crate::address::{Blocks, Element, Neighbours, parse_address, parse_endpoint};
 use crate::forwarded::{forwarded, is_blank, x_forwarded_for};
-use crate::header_map::{Few, equal};
 
 /// Who is on the other end of the connection that the request came by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,121 +156,9 @@ enum Fallback {
     Reject,
 }
 
-/// Every header in `sources`, `set` and `strip`.
-#[derive(Clone, Debug)]
-struct Headers {
-    /// By the length of their names.
-    all: Vec<Header>,
-    /// Where in `all` the names of a length are. Most other headers are ruled out by their length.
-    of_length: [(usize, usize); LENGTHS],
-    /// The bits of what names of a length begin with.
-    firsts_of_length: [u32; LENGTHS],
-}
-
-/// Names of this length less one, or more, are rare, and share the last entry.
-const LENGTHS: usize = 64;
-
-/// One bit for both cases of a letter; other bytes share the bits.
-fn bit_of_first(byte: u8) -> u32 {
-    1 << (byte & 31)
-}
-
-/// One header in all its spellings, the same to an application that gets them as CGI variables (RFC 3875 §4.1.18).
-#[derive(Clone, Debug)]
-struct Header {
-    /// The name in lower case, with `-` for `_`.
-    folded: String,
-    /// The spelling that the application gets, if any, and what it holds.
-    written: Option<(String, Form)>,
-}
-
-/// A line of the request under a name of ours, however it is spelled.
-#[derive(Clone, Copy, Debug)]
-struct Line<'a> {
-    header: usize,
-    name: &'a [u8],
-    value: &'a [u8],
-}
-
-/// A line in its order: by name, then as it came.
-struct Arrived<'a> {
-    line: Line<'a>,
-    position: usize,
-}
-
-impl Ord for Arrived<'_> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        let (one, two) = (&self.line, &other.line);
-        let by_name = one.header.cmp(&two.header).then_with(|| compare_ignoring_case(one.name, two.name));
-        by_name.then(self.position.cmp(&other.position))
-    }
-}
-
-impl PartialOrd for Arrived<'_> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Arrived<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Arrived<'_> {}
-
 // === impl ClientIp ===
 
 impl ClientIp {
-    /// Reads the section. Beside it come warnings: settings that are allowed, yet let clients choose their address if
-    /// the network doesn't prevent it.
-    ///
-    /// # Errors
-    /// If a key is unknown, or a value is of the wrong type or impossible.
-    pub fn from_section(mut section: Section) -> Result<(Self, Vec<String>), ConfigError> {
-        let mut warnings = Vec::new();
-        let peers = take_trusted_proxies(&mut section, &mut warnings)?;
-        let trust = match section.take_whole_number("trusted_hops", 1)? {
-            None => Trust::Listed(peers),
-            Some(count) => {
-                if peers.is_empty() {
-                    warnings.push(format!(
-                        "{}: {count} without trusted_proxies believes any peer: make sure that only your own proxies can \
-                         connect",
-                        section.path_of("trusted_hops"),
-                    ));
-                }
-                Trust::Hops { peers, count }
-            }
-        };
-        let sources = take_names(&mut section, "sources")?.unwrap_or_else(|| owned(&["x-forwarded-for"]));
-        let set = take_names(&mut section, "set")?.unwrap_or_else(|| owned(&["x-forwarded-for", "x-real-ip"]));
-        // By default less what is in `sources` or `set`, which `Headers` sees to: those are removed and written anyway.
-        let strip = take_names(&mut section, "strip")?.unwrap_or_else(|| owned(&STRIPPED));
-        let fallbacks = [("peer", Fallback::Peer), ("omit", Fallback::Omit), ("reject", Fallback::Reject)];
-        let on_invalid = section.take_word("on_invalid", &fallbacks)?.unwrap_or(Fallback::Peer);
-        let on_missing = section.take_word("on_missing", &fallbacks)?.unwrap_or(Fallback::Peer);
-        let key = "the key of a filter state";
-        let peer_filter_state = section
-            .take_with("peer_filter_state", key, |value| {
-                value.as_str().filter(|key| !key.is_empty()).map(str::to_owned)
-            })?
-            .unwrap_or_else(|| "idleguard.peer".into());
-        warn_of_order(&section, &sources, &mut warnings);
-        section.finish()?;
-
-        let headers = Headers::new(&sources, &set, &strip);
-        let sources = sources
-            .into_iter()
-            .filter_map(|name| {
-                let header = headers.find(name.as_bytes())?;
-                Some(Source { form: Form::of(&name), name, header })
-            })
-            .collect();
-        Ok((Self { trust, sources, on_invalid, on_missing, peer_filter_state, headers }, warnings))
-    }
-
     /// The key of the filter state that holds the true peer.
     pub fn peer_filter_state(&self) -> &str {
         &self.peer_filter_state
@@ -302,18 +192,13 @@ impl ClientIp {
     /// Whether [`resolve`](Self::resolve) may want to see a header whose name has this length and begins with `first`. It can
     /// do without others.
     pub fn concerns(&self, name_length: usize, first: u8) -> bool {
-        let firsts = self.headers.firsts_of_length.get(name_length.min(LENGTHS - 1));
-        firsts.is_some_and(|firsts| firsts & bit_of_first(first) != 0)
+        self.headers.concern(name_length, first)
     }
 
     /// Every name that [`resolve`](Self::resolve) might remove, for the case that the host doesn't tell which headers
     /// there are. A mixed spelling of a name with more than eight separators isn't among them: there are too many.
     pub fn removals(&self) -> impl Iterator<Item = String> {
-        self.headers.all.iter().flat_map(|header| {
-            let separators = header.folded.bytes().filter(|byte| *byte == b'-').count().min(8);
-            let spellings = 1_u32.checked_shl(u32::try_from(separators).unwrap_or(0)).unwrap_or(1);
-            (0..spellings).map(|underscores| spelling(&header.folded, underscores))
-        })
+        self.headers.spellings()
     }
 
     /// What a source says. The elements that count are added to the chain.
@@ -416,212 +301,6 @@ impl Trust {
     }
 }
 
-// === impl Chain ===
-
-/// The verified addresses from the peer back to the client.
-struct Chain {
-    peer: IpAddr,
-    client: Bits,
-    text: ChainText,
-}
-
-/// The addresses of a chain as `x-forwarded-for` has them. A list is walked from the right, so the text grows at its front, and
-/// no element has to be kept for later.
-#[derive(Default)]
-struct ChainText {
-    /// The text fills the end of this, from `start` on, each address with a separator behind it.
-    buffer: Vec<u8>,
-    start: usize,
-}
-
-const SEPARATOR: &[u8; 2] = b", ";
-
-impl ChainText {
-    #[inline(always)]
-    fn prepend(&mut self, element: Element<'_>) {
-        match element.text {
-            Some(text) => self.prepend_text(text),
-            None => self.prepend_text(Text::new(element.address()).as_bytes()),
-        }
-    }
-
-    #[inline(always)]
-    fn prepend_text(&mut self, address: &[u8]) {
-        let length = address.len().wrapping_add(SEPARATOR.len()); // no slice is as long as memory
-        if self.start < length {
-            *self = mem::take(self).grown_by(address);
-            return;
-        }
-        let start = self.start.wrapping_sub(length);
-        if let Some(place) = self.buffer.get_mut(start..self.start)
-            && let Some((place, separator)) = place.split_last_chunk_mut()
-            && place.len() == address.len()
-        {
-            place.copy_from_slice(address);
-            *separator = *SEPARATOR;
-            self.start = start;
-        }
-    }
-
-    /// With twice the room, which is enough for any address. By value, or the fields could not be kept in registers.
-    #[cold]
-    #[inline(never)]
-    fn grown_by(self, address: &[u8]) -> Self {
-        let added = self.buffer.len().max(128);
-        let mut buffer = vec![0; added];
-        buffer.extend_from_slice(&self.buffer);
-        let mut grown = Self { buffer, start: self.start.saturating_add(added) };
-        grown.prepend_text(address);
-        grown
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        let end = self.buffer.len().saturating_sub(SEPARATOR.len());
-        self.buffer.get(self.start..end).unwrap_or_default()
-    }
-}
-
-impl Chain {
-    fn new(peer: IpAddr) -> Self {
-        let mut text = ChainText::default();
-        text.prepend(peer.into());
-        Self { peer, client: peer.into(), text }
-    }
-
-    fn shorten_to_peer(&mut self) {
-        *self = Self::new(self.peer);
-    }
-
-    /// The value of a header of this form.
-    fn value(&self, form: Form) -> Vec<u8> {
-        match form {
-            Form::XForwardedFor => self.text.as_bytes().to_vec(),
-            Form::Forwarded => forwarded_value(self.text.as_bytes()),
-            Form::Address => self.client_text().to_vec(),
-        }
-    }
-
-    /// The client alone.
-    fn client_text(&self) -> &[u8] {
-        self.text.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default()
-    }
-}
-
-/// The addresses of a chain as `forwarded` elements; IPv6 needs quotes and brackets (RFC 7239 §6).
-fn forwarded_value(chain: &[u8]) -> Vec<u8> {
-    let mut value = Vec::with_capacity(chain.len().saturating_mul(2));
-    for address in chain.split(|byte| *byte == b',').map(trim_blanks) {
-        if !value.is_empty() {
-            value.extend_from_slice(SEPARATOR);
-        }
-        let (open, close) = if address.contains(&b':') {
-            (b"for=\"[".as_slice(), b"]\"".as_slice())
-        } else {
-            (b"for=".as_slice(), b"".as_slice())
-        };
-        value.extend_from_slice(open);
-        value.extend_from_slice(address);
-        value.extend_from_slice(close);
-    }
-    value
-}
-
-// === impl Headers ===
-
-impl Headers {
-    fn new(sources: &[String], set: &[String], strip: &[String]) -> Self {
-        let mut all: Vec<Header> = Vec::new();
-        let set_and_others =
-            set.iter().map(|name| (name, true)).chain(sources.iter().chain(strip).map(|name| (name, false)));
-        for (name, is_set) in set_and_others {
-            if all.iter().any(|header| header.is_named(name.as_bytes())) {
-                continue; // in this spelling or another
-            }
-            let folded = name.bytes().map(|byte| char::from(fold(byte))).collect();
-            let header = Header { folded, written: is_set.then(|| (name.clone(), Form::of(name))) };
-            let place = all.partition_point(|other| other.folded.len() <= header.folded.len());
-            all.insert(place, header);
-        }
-        let at = |length| all.partition_point(|header| header.folded.len() < length);
-        let of_length = std::array::from_fn(|length| {
-            let next = length.saturating_add(1);
-            (at(length), if next < LENGTHS { at(next) } else { all.len() })
-        });
-        let mut firsts_of_length = [0; LENGTHS];
-        for header in &all {
-            if let Some(firsts) = firsts_of_length.get_mut(header.folded.len().min(LENGTHS - 1))
-                && let Some(first) = header.folded.bytes().next()
-            {
-                *firsts |= bit_of_first(first) | if first == b'-' { bit_of_first(b'_') } else { 0 };
-            }
-        }
-        Self { of_length, firsts_of_length, all }
-    }
-
-    /// Which of the headers has that name, in any spelling?
-    fn find(&self, name: &[u8]) -> Option<usize> {
-        let (start, end) = *self.of_length.get(name.len().min(LENGTHS.saturating_sub(1)))?;
-        (start..end).find(|at| self.all.get(*at).is_some_and(|header| header.is_named(name)))
-    }
-
-    /// The lines under any of the names, those of one spelling side by side in order of arrival.
-    fn lines<'a>(&self, headers: &[(&'a [u8], &'a [u8])]) -> Few<Line<'a>> {
-        let line = |(name, value): &(&'a [u8], &'a [u8])| Some(Line { header: self.find(name)?, name, value });
-        let lines: Few<_> = headers.iter().filter_map(line).collect();
-        if lines.len() < 2 {
-            return lines;
-        }
-        // A heap, because the code of the standard library's sorting is larger than all the rest of this module.
-        let arrived = |(position, line)| Arrived { line, position };
-        let sorted = lines.into_iter().enumerate().map(arrived).collect::<BinaryHeap<_>>().into_sorted_vec();
-        sorted.into_iter().map(|arrived| arrived.line).collect()
-    }
-
-    /// What it takes to make the lines into what is written. `None`: nothing is, all lines go.
-    fn edits<'a>(&'a self, lines: &[Line<'a>], chain: Option<Chain>) -> Vec<Edit<'a>> {
-        let mut edits = Vec::with_capacity(4);
-        let mut rest = lines;
-        for (at, header) in self.all.iter().enumerate() {
-            let (own, others) = match rest.iter().position(|line| line.header != at) {
-                Some(end) => rest.split_at_checked(end).unwrap_or_default(),
-                None => (rest, [].as_slice()),
-            };
-            rest = others;
-            if own.is_empty() && header.written.is_none() {
-                continue;
-            }
-
-            let target = header.written.as_ref().zip(chain.as_ref());
-            let target = target.map(|((name, form), chain)| (name.as_str(), chain.value(*form)));
-            let mut present: &[Line<'_>] = &[];
-            for spelling in own.chunk_by(|a, b| is_same_name(a.name, b.name)) {
-                let Some(Line { name: spelled, .. }) = spelling.first() else { continue };
-                match &target {
-                    Some((name, _)) if is_same_name(name.as_bytes(), spelled) => present = spelling,
-                    _ => edits.push(Edit::Remove { name: spelled }),
-                }
-            }
-            let Some((name, value)) = target else { continue };
-            match present {
-                [only] if only.value == value => continue,
-                [] | [_] => {}
-                [first, ..] => edits.push(Edit::Remove { name: first.name }),
-            }
-            edits.push(Edit::Replace { name, value });
-        }
-        edits
-    }
-}
-
-impl Header {
-    fn is_named(&self, name: &[u8]) -> bool {
-        let folded = self.folded.as_bytes();
-        folded.len() == name.len()
-            && folded.first() == name.first().map(|first| fold(*first)).as_ref()
-            && (equal(folded, name) || folded.iter().zip(name).all(|(own, byte)| *own == fold(*byte)))
-    }
-}
-
 impl Form {
     /// The form of a header of that name, given in lower case.
     fn of(name: &str) -> Self {
@@ -633,110 +312,10 @@ impl Form {
     }
 }
 
-/// Are these the same name to HTTP? Envoy gives names in lower case, so mostly they are the same bytes.
-fn is_same_name(a: &[u8], b: &[u8]) -> bool {
-    equal(a, b) || a.eq_ignore_ascii_case(b)
-}
-
-/// The byte as all spellings of a name have it.
-fn fold(byte: u8) -> u8 {
-    if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() }
-}
-
-fn compare_ignoring_case(a: &[u8], b: &[u8]) -> Ordering {
-    a.iter().map(u8::to_ascii_lowercase).cmp(b.iter().map(u8::to_ascii_lowercase))
-}
-
-/// The name with an underscore for its n-th separator if bit n of `underscores` is set; the separators beyond the eighth
-/// go with the last bit.
-fn spelling(folded: &str, underscores: u32) -> String {
-    let mut bits = underscores;
-    let mut seen = 0_u8;
-    let spell = |character| {
-        if character != '-' {
-            return character;
-        }
-        let spelled = if bits & 1 == 1 { '_' } else { '-' };
-        seen = seen.saturating_add(1);
-        if seen < 8 {
-            bits >>= 1;
-        }
-        spelled
-    };
-    folded.chars().map(spell).collect()
-}
-
-// === Configuration ===
-
-/// Headers that applications are known to believe.
-const STRIPPED: [&str; 6] =
-    ["forwarded", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip", "fastly-client-ip"];
-
-fn owned(names: &[&str]) -> Vec<String> {
-    names.iter().map(|name| (*name).to_owned()).collect()
-}
-
-fn take_trusted_proxies(section: &mut Section, warnings: &mut Vec<String>) -> Result<Blocks, ConfigError> {
-    const ALLOWED: &str = "an address or a block such as \"10.0.0.0/8\" or \"2001:db8::/32\", with neither zone nor port, \
-                           or \"private\", or \"loopback\"";
-    let mut blocks = Vec::new();
-    for (key, text) in section.take_strings("trusted_proxies", "a list of addresses and blocks")?.unwrap_or_default() {
-        if let Some(preset) = Cidr::preset(&text) {
-            blocks.extend(preset);
-        } else if let Some(block) = Cidr::parse(&text) {
-            if block.is_everyone() {
-                let family = if block.is_v4() { "IPv4" } else { "IPv6" };
-                warnings.push(format!(
-                    "{key}: {} trusts every {family} address: whoever connects from one can choose his own address",
-                    quoted(&text),
-                ));
-            }
-            blocks.push(block);
-        } else {
-            return Err(ConfigError { key, given: quoted(&text), allowed: ALLOWED.into() });
-        }
-    }
-    Ok(blocks.into_iter().collect())
-}
-
-/// Header names (`token`, RFC 9110 §5.6.2), in lower case.
-fn take_names(section: &mut Section, key: &'static str) -> Result<Option<Vec<String>>, ConfigError> {
-    const ALLOWED: &str = "a header name: letters, digits and !#$%&'*+-.^_`|~";
-    let Some(names) = section.take_strings(key, "a list of header names")? else { return Ok(None) };
-    let is_token_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    let name = |(key, name): (String, String)| {
-        if name.is_empty() || !name.bytes().all(is_token_byte) {
-            return Err(ConfigError { key, given: quoted(&name), allowed: ALLOWED.into() });
-        }
-        Ok(name.to_ascii_lowercase())
-    };
-    names.into_iter().map(name).collect::<Result<_, _>>().map(Some)
-}
-
-/// A client can add a header that no proxy of ours sets or removes; in front of a list it would decide.
-fn warn_of_order(section: &Section, sources: &[String], warnings: &mut Vec<String>) {
-    let path = section.path_of("sources");
-    for (at, name) in sources.iter().enumerate() {
-        let later_list = sources.iter().skip(at).find(|later| Form::of(later) != Form::Address);
-        if let Some(list) = later_list
-            && Form::of(name) == Form::Address
-        {
-            warnings.push(format!(
-                "{path}[{at}]: \"{name}\" is asked before the list \"{list}\": unless every trusted proxy sets or removes \
-                 it, clients can choose their address there",
-            ));
-        }
-    }
-}
-
-/// A string of the configuration as JSON, for messages; a long one is cut.
-fn quoted(text: &str) -> String {
-    shorten(&text.into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Section;
     use serde_json::{Value, json};
 
     fn read(config: Value) -> Result<(ClientIp, Vec<String>), String> {
@@ -903,7 +482,7 @@ mod tests {
         let (config, warnings) = read(json!({})).unwrap();
         assert_eq!(warnings, Vec::<String>::new());
         assert_eq!(config.peer_filter_state(), "idleguard.peer");
-        let mut names: Vec<&str> = config.headers.all.iter().map(|header| header.folded.as_str()).collect();
+        let mut names: Vec<String> = config.removals().filter(|name| !name.contains('_')).collect();
         names.sort_unstable();
         let expected = [
             "cf-connecting-ip",

@@ -8,7 +8,7 @@ use idleguard_harness::project;
 #[test]
 fn a_reap_of_hundreds_loses_nothing() {
     let Some(_) = project::or_skip(project::envoy().and(project::wasm())) else { return };
-    let arguments = ["--connections", "600", "--reaped", "300", "--rounds", "1", "--bar", "1000"];
+    let arguments = ["--connections", "600", "--reaped", "300", "--rounds", "1", "--bar", "1000", "--no-control"];
     let output = Command::new(env!("CARGO_BIN_EXE_load")).args(arguments).output().expect("the load");
     let said = String::from_utf8_lossy(&output.stdout);
     println!("{said}{}", String::from_utf8_lossy(&output.stderr));

@@ -1,4 +1,5 @@
-//! Many connections through a real Envoy, and what a reap of thousands of them does to the traffic beside it.
+//! Many connections through a real Envoy, and what a reap of thousands of them does to the traffic beside it; then the same
+//! through plain Envoy with its own `idle_timeout`, to tell the filter's part from the machine's.
 //!
 //! The LB drops idle connections silently, so a reap that comes too late is seen as a dropped connection.
 
@@ -37,6 +38,8 @@ const LB_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// About what a tenth is of a minute, the commonest timeout: thousands of responses that come at one moment are read over
 /// seconds, and only then are their connections idle for Envoy.
 const MARGIN: &str = "5s";
+/// The same for plain Envoy.
+const ENVOY_IDLE_TIMEOUT: &str = "15s";
 /// Addresses on which the LB listens and from which clients come: there are not enough ports for one pair.
 const ADDRESSES: u64 = 8;
 /// The clients beside.
@@ -57,6 +60,17 @@ struct Arguments {
     /// The most that p99 during a reap may be, in terms of the p99 before it; the median of the rounds counts
     #[arg(long, default_value_t = 1.5)]
     bar: f64,
+    /// Leave out plain Envoy
+    #[arg(long)]
+    no_control: bool,
+}
+
+/// Who closes the connections.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    Idleguard,
+    /// Plain Envoy, by its `idle_timeout`.
+    Envoy,
 }
 
 #[tokio::main]
@@ -88,10 +102,39 @@ async fn load(arguments: Arguments) -> Result<()> {
     }
     let reaped = arguments.reaped.min(connections);
 
+    let (ratio, wrong) = rounds(Subject::Idleguard, connections, reaped, arguments.rounds).await?;
+    let control = match arguments.no_control {
+        true => None,
+        false => Some(rounds(Subject::Envoy, connections, reaped, arguments.rounds).await?.0),
+    };
+    println!(
+        "\np99 beside a reap, in terms of the p99 before it, median of {} rounds: {ratio:.2} times",
+        arguments.rounds
+    );
+    if let Some(control) = control {
+        println!("through plain Envoy whose idle_timeout closes as many: {control:.2} times");
+    }
+    if wrong > 0 {
+        bail!("{wrong} requests failed or connections were dropped by the LB before they were reaped");
+    }
+    if ratio > arguments.bar {
+        bail!("more than {} times", arguments.bar);
+    }
+    Ok(())
+}
+
+/// Holds so many connections and has some of them closed, this often. The median of p99 beside in terms of p99 before; requests
+/// that failed and connections that the LB dropped.
+async fn rounds(subject: Subject, connections: u64, reaped: u64, rounds: u32) -> Result<(f64, u64)> {
+    println!("\n## {}\n", if subject == Subject::Envoy { "Plain Envoy, idle_timeout" } else { "idleguard" });
     let listen = (Ipv4Addr::UNSPECIFIED, 0).into();
     let mode = Mode::SilentRst(LB_IDLE_TIMEOUT);
     let lb = StubLb::with(idleguard_harness::stub_lb::Options { mode, listen, ..Default::default() })?;
     let config = configuration(arguments::configuration(None, None)?, lb.address().port());
+    let config = match subject {
+        Subject::Idleguard => config,
+        Subject::Envoy => config.without_idleguard().envoy_idle_timeout("payments", ENVOY_IDLE_TIMEOUT),
+    };
     let mut envoy = Envoy::start(&config, Options { concurrency: 2, ..Options::default() }).await?;
 
     let begun = Instant::now();
@@ -114,7 +157,7 @@ async fn load(arguments: Arguments) -> Result<()> {
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
     let (mut ratios, mut wrong) = (Vec::new(), 0);
-    for _ in 0..arguments.rounds {
+    for _ in 0..rounds {
         let reap = reap(envoy.ingress(), &lb, reaped).await?;
         let (beside, before) = (&reap.beside, &reap.before);
         let ratio = share(beside, 0.99) / share(before, 0.99);
@@ -134,21 +177,10 @@ async fn load(arguments: Arguments) -> Result<()> {
         empty(&lb).await?;
     }
     ratios.sort_by(f64::total_cmp);
-    let ratio = ratios.get(ratios.len() / 2).copied().context("no rounds")?;
-    println!(
-        "\np99 beside a reap, in terms of the p99 before it: {ratio:.2} times (median of {} rounds)",
-        ratios.len()
-    );
     if !envoy.is_running() {
         bail!("Envoy has ended");
     }
-    if wrong > 0 {
-        bail!("{wrong} requests failed or connections were dropped by the LB before they were reaped");
-    }
-    if ratio > arguments.bar {
-        bail!("more than {} times", arguments.bar);
-    }
-    Ok(())
+    Ok((ratios.get(ratios.len() / 2).copied().context("no rounds")?, wrong))
 }
 
 /// What came of one reap.

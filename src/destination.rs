@@ -224,12 +224,13 @@ impl Destination {
             let left = connection.exchanges_left().map(|left| left.saturating_sub(seen.completed));
             connection.exchanges_left = seen.hinted_exchanges.or(left).map(ExchangesLeft::from);
         }
-        let generation = connection.generation;
+        // Of any other connection nobody knows whose response it was.
+        let answering = (connection.order == Order::Stacked).then_some(connection.generation);
         if seen.started > 0 && !matches!(connection.phase, Phase::Busy { .. }) {
             self.on_taken(key, now);
         }
         if seen.completed > 0
-            && let Some(pool) = self.fence.pool(generation)
+            && let Some(pool) = answering.and_then(|generation| self.fence.pool(generation))
         {
             pool.on_answered(seen.completed, now);
         }

@@ -114,9 +114,9 @@ impl Pool {
 
     /// The idle connections, from the top of the stack, to none of which a request can be under way.
     ///
-    /// Before the first unseen request came, the pool had in its stack what we have. From there it gives the ones on top. But a
-    /// request that found none waits, and gets the first one that comes back, which need not be on top for long: so none that
-    /// became idle since is among them.
+    /// Before the first unseen request or response, the pool had in its stack what we have. From there on it gives the ones on
+    /// top, as many as there are unseen requests at most. What has become idle since is not among them: it may not be back in
+    /// the pool yet, so that the next request got one further down; or a request waited for it, and it was never on top.
     pub fn idle_for_certain<'a>(
         &self,
         connections: &'a Slab<Connection>,
@@ -125,10 +125,10 @@ impl Pool {
         self.stack
             .from_newest(connections)
             .filter(|(_, connection)| matches!(connection.phase, Phase::Idle { .. } | Phase::Sentinel { .. }))
-            .skip(self.unseen())
             .filter(move |(_, connection)| {
                 unseen_since.is_none_or(|start| connection.idle_since().is_some_and(|since| since < start))
             })
+            .skip(self.unseen())
     }
 
     /// Whether its first request came less than `limit` ago: then no idle age in it has reached the limit, whatever the pool

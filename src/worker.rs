@@ -3,6 +3,8 @@
 //! Both filters run in the same VM, and Envoy makes one VM for each of its worker threads. So a worker is one value, and
 //! needs no lock.
 
+use std::time::Duration;
+
 use crate::connection::{ConnectionKey, Generation};
 use crate::destination::{Admission, Destination, End};
 use crate::metrics::DestinationMetric;
@@ -27,6 +29,10 @@ impl DestinationId {
     }
 }
 
+/// Envoy needs a tenth of this from a request's headers to its connection. Where the cluster may have no more connections it
+/// opens none, and the next one is for whichever generation has room first: a retry's, mostly, after some milliseconds.
+const AT_ONCE: Duration = Duration::from_millis(1);
+
 /// The values of counters and histograms, by metric.
 pub type Values = Vec<(DestinationMetric, u64)>;
 
@@ -38,9 +44,9 @@ pub struct Worker {
     /// By [`DestinationId`]; looked through when a filter is configured or a cluster is first seen.
     names: Vec<String>,
     /// Set by the admission of a request for which Envoy has to open a connection, and cleared by whatever happens next.
-    /// Envoy opens it before it returns from the request's headers, so if the next thing is a new connection, it
-    /// is this one; if it opens one later, the connection's generation isn't certain.
-    opening: Option<(DestinationId, Generation)>,
+    /// Envoy opens it before it returns from the request's headers, so if the next thing is a new connection, and comes
+    /// [at once](AT_ONCE), it is this one; if it opens one later, the connection's generation isn't certain.
+    opening: Option<(DestinationId, Generation, Timestamp)>,
 }
 
 impl Worker {
@@ -113,7 +119,7 @@ impl Worker {
         let destination = self.destinations.get_mut(id.0)?;
         let admission = destination.admit(now);
         if admission.opens_connection {
-            self.opening = Some((id, admission.generation));
+            self.opening = Some((id, admission.generation, now));
         }
         Some(admission)
     }
@@ -142,7 +148,8 @@ impl Worker {
             self.destinations.get_mut(id.0)?.tally.count(DestinationMetric::ConnectionsUnguarded);
             return None;
         }
-        let generation = opening.filter(|(of, _)| *of == id).map(|(_, generation)| generation);
+        let is_its = |(of, _, at): &(DestinationId, Generation, Timestamp)| *of == id && now.since(*at) < AT_ONCE;
+        let generation = opening.filter(is_its).map(|(_, generation, _)| generation);
         let chance = self.random.next_share();
         let destination = self.destinations.get_mut(id.0)?;
         Some(destination.open(context, endpoint, policy, generation, chance, now))

@@ -34,6 +34,7 @@ use self::reap::tick_period;
 pub use self::reap::{Due, REAP_DELAY};
 use crate::connection::{Connection, ConnectionKey, ExchangesLeft, Generation, Millis, Order, Phase};
 use crate::fence::Fence;
+use crate::flow::Flow;
 use crate::idle_list::IdleList;
 use crate::learner::Evidence;
 use crate::learner::closes::tolerated;
@@ -92,6 +93,8 @@ pub struct Destination {
     /// Which of the cluster's endpoints connections were opened for; the pool keeps a stack for each.
     endpoints: Endpoints,
     fence: Fence,
+    /// The requests and exchanges of all generations.
+    flow: Flow,
     turns: Turns,
     connections: Slab<Connection>,
     /// Idle connections that may be in any of the pools, and anywhere in its stack.
@@ -104,8 +107,9 @@ pub struct Destination {
     retiring: VecDeque<(Timestamp, ConnectionKey)>,
     /// Closed connections that the pool may not have heard of, with the tick from which on it must have.
     gone: VecDeque<(u64, ConnectionKey)>,
-    /// How many aborted requests there are whose connection may still be thought busy, by the tick from which on it isn't.
-    aborted: VecDeque<(u64, Generation, u32)>,
+    /// How many aborted requests there are whose connection may still be thought busy, by the tick from which on it isn't;
+    /// those of a generation, and once more without one, those of all.
+    aborted: VecDeque<(u64, Option<Generation>, u32)>,
     /// What the last turn allows.
     turn: Turn,
     /// While more is due than one tick closes: when connections were closed last.
@@ -140,6 +144,7 @@ impl Destination {
             has_requests: false,
             endpoints: Endpoints::None,
             fence: Fence::new(salt),
+            flow: Flow::default(),
             turns: Turns::new(tick_period(Duration::MAX), now),
             connections: Slab::default(),
             loose: IdleList::default(),
@@ -224,19 +229,22 @@ impl Destination {
             let left = connection.exchanges_left().map(|left| left.saturating_sub(seen.completed));
             connection.exchanges_left = seen.hinted_exchanges.or(left).map(ExchangesLeft::from);
         }
-        // Of any other connection nobody knows whose response it was.
-        let answering = (connection.order == Order::Stacked).then_some(connection.generation);
-        if seen.started > 0 && !matches!(connection.phase, Phase::Busy { .. }) {
+        let (mut phase, order, generation) = (connection.phase, connection.order, connection.generation);
+        if seen.started > 0 && !matches!(phase, Phase::Busy { .. }) {
             self.on_taken(key, now);
+            let Some(connection) = self.get(key) else { return };
+            phase = connection.phase;
         }
-        if seen.completed > 0
-            && let Some(pool) = answering.and_then(|generation| self.fence.pool(generation))
-        {
-            pool.on_answered(seen.completed, now);
+        if seen.completed > 0 {
+            self.flow.on_answered(seen.completed, now);
+            // Of any other connection nobody knows whose response it was.
+            if order == Order::Stacked
+                && let Some(pool) = self.fence.any_pool(generation)
+            {
+                pool.flow.on_answered(seen.completed, now);
+            }
         }
-        let Some(connection) = self.get(key) else { return };
-        let phase = connection.phase;
-        if !seen.stacked && connection.order == Order::Stacked {
+        if !seen.stacked && order == Order::Stacked {
             self.unlink(key);
             self.update(key, |connection| connection.order = Order::Loose);
         }
@@ -354,15 +362,18 @@ impl Destination {
     /// The far end closed the connection. Returns others that are to be closed at once.
     pub fn on_far_end_close(&mut self, key: ConnectionKey, now: Timestamp) -> Vec<ConnectionKey> {
         let Some(connection) = self.get(key) else { return Vec::new() };
-        let generation = connection.generation;
-        let all_are_suspect = match connection.phase {
+        let (generation, phase, opened_at) = (connection.generation, connection.phase, connection.opened_at);
+        // A connection of a generation that is out of use tells nothing of those that are in use: they are younger.
+        let is_in_use =
+            self.connections.get(key.slot as usize).is_some_and(|connection| self.fence.may_use(connection));
+        let all_are_suspect = match phase {
             Phase::Unused => {
                 self.set_gone(key);
-                self.restarts.on_closed(now)
+                self.restarts.on_closed(now) && self.endpoints != Endpoints::Several
             }
             Phase::Idle { since } | Phase::Sentinel { since } => {
-                let (age, connection_age) = (now.since(since.into()), now.since(connection.opened_at));
-                let is_sentinel = matches!(connection.phase, Phase::Sentinel { .. });
+                let (age, connection_age) = (now.since(since.into()), now.since(opened_at));
+                let is_sentinel = matches!(phase, Phase::Sentinel { .. });
                 self.tally.count(DestinationMetric::ConnectionsClosedByPeerIdle);
                 self.tally.age(DestinationMetric::PeerCloseIdleAge, age);
                 self.set_gone(key);
@@ -373,7 +384,7 @@ impl Destination {
                     let pause = self.learning.learned().filter(holds).and_then(|timeout| timeout.checked_div(4));
                     self.next_sentinel_at = now.after(pause.unwrap_or_default());
                 }
-                self.restarts.on_closed(now)
+                self.restarts.on_closed(now) && self.endpoints != Endpoints::Several
             }
             Phase::Busy { reused_at_age: Some(age), answered: false, .. } => {
                 let age = Duration::from(age);
@@ -388,9 +399,13 @@ impl Destination {
             Phase::Busy { .. } | Phase::Spent | Phase::Closing | Phase::Gone => false,
         };
         // Before the failed one is no longer busy: its own retry has been given nothing yet.
-        let suspects = if all_are_suspect && self.has_requests { self.retire_suspects(now) } else { Vec::new() };
-        if let Some(pool) = self.fence.pool(generation) {
-            pool.before_unseen(now);
+        let mut suspects = self.close_doomed();
+        if all_are_suspect && self.has_requests && is_in_use {
+            suspects.extend(self.retire_suspects(now));
+        }
+        self.flow.before_unseen(now);
+        if let Some(pool) = self.fence.any_pool(generation) {
+            pool.flow.before_unseen(now);
         }
         self.update(key, |connection| {
             if matches!(connection.phase, Phase::Busy { .. }) {

@@ -30,6 +30,8 @@ pub struct Fence {
     latest: Generation,
     /// The oldest first; never empty.
     pools: Vec<Pool>,
+    /// Pools out of use, whose idle connections are to be closed as soon as it is certain which are idle.
+    doomed: Vec<Pool>,
 }
 
 /// How well a pool suits the next request, by the idle age of the connection that it would give. Better ones are greater.
@@ -70,7 +72,7 @@ impl Fence {
     /// One empty generation. `salt` is random.
     pub fn new(salt: u64) -> Self {
         let latest = Generation(1);
-        Self { salt, latest, pools: vec![Pool::new(latest, Steer::new(salt, latest))] }
+        Self { salt, latest, pools: vec![Pool::new(latest, Steer::new(salt, latest))], doomed: Vec::new() }
     }
 
     /// The generation that was started last.
@@ -89,6 +91,29 @@ impl Fence {
     /// The pool of a generation, if it is not retired.
     pub fn pool(&mut self, generation: Generation) -> Option<&mut Pool> {
         self.pools.iter_mut().rev().find(|pool| pool.generation == generation)
+    }
+
+    /// The pool of a generation, in use or doomed: what happens on its connections is counted in either.
+    pub fn any_pool(&mut self, generation: Generation) -> Option<&mut Pool> {
+        let of = |pool: &&mut Pool| pool.generation == generation;
+        self.pools.iter_mut().rev().find(of).or_else(|| self.doomed.iter_mut().rev().find(of))
+    }
+
+    /// A retired pool is kept until its idle connections are closed. Returns the one that is not, because there are too many.
+    pub fn doom(&mut self, pool: Pool) -> Option<Pool> {
+        let dropped = (self.doomed.len() >= MOST_POOLS).then(|| self.doomed.remove(0));
+        self.doomed.push(pool);
+        dropped
+    }
+
+    /// Whether any are kept like that.
+    pub fn has_doomed(&self) -> bool {
+        !self.doomed.is_empty()
+    }
+
+    /// Those that are kept like that, for whoever closes them or gives them back.
+    pub fn take_doomed(&mut self) -> Vec<Pool> {
+        std::mem::take(&mut self.doomed)
     }
 
     /// The pool that was started last.

@@ -10,6 +10,7 @@
 //! | [`worker`], [`destination`] | what does this Envoy thread know, and what is to be done now? |
 //! | [`connection`], [`idle_list`] | where does a connection stand, and which ones have been idle for how long? |
 //! | [`fence`], [`pool`] | into which generation of connections may this request be put? |
+//! | [`flow`] | how many requests are on their way to a connection? |
 //! | [`slab`], [`timers`] | where is a connection kept, and when is it looked at? |
 //! | [`turns`] | what has the event loop done by now? |
 //! | [`restarts`] | is the far end being restarted? |
@@ -28,6 +29,7 @@ pub mod config;
 pub mod connection;
 pub mod destination;
 pub mod fence;
+pub mod flow;
 pub mod forwarded;
 pub mod framing;
 pub mod header_map;

@@ -7,8 +7,7 @@
 //! - one for each request that was admitted and not seen on its connection yet, since it may have taken one;
 //! - one for each response that the connection filter has seen end and the pool has not, since its connection is not back.
 //!
-//! Both are requests that have not ended and whose connection is not busy, and those can be counted. (An aborted request
-//! counts for a few turns more: the pool has closed its connection, and the connection filter still takes it for busy.) A
+//! Both are counted by [`flow`](crate::flow). A
 //! connection that has carried nothing yet may or may not be in the pool's stack, because the request that it was opened for
 //! may wait for it; so none of those counts. If nothing within that reach has expired, neither has the connection that
 //! the request will get. Expired connections further down harm nobody: they stay out of reach, or the pool gets no request
@@ -19,6 +18,7 @@ use std::time::Duration;
 
 use crate::connection::{Connection, Generation, Phase};
 use crate::fence::Steer;
+use crate::flow::Flow;
 use crate::idle_list::IdleList;
 use crate::slab::Slab;
 use crate::time::Timestamp;
@@ -39,80 +39,33 @@ pub struct Pool {
     pub out_of_use: usize,
     /// How many in `stack` have carried nothing yet.
     pub unused: usize,
-    /// Exchanges in flight on its connections.
-    pub busy: usize,
-    /// Requests that have been admitted and have not ended.
-    pub live: usize,
-    /// How many of them the connection filter has seen answered, at most.
-    answered: usize,
+    /// Its requests, and the exchanges on connections that are certainly its own.
+    pub flow: Flow,
     /// When its first request came.
     started_at: Option<Timestamp>,
-    /// When there was last none that is counted as unseen, just before there was one.
-    unseen_since: Timestamp,
 }
 
 impl Pool {
     /// A pool without connections.
     pub fn new(generation: Generation, steer: Steer) -> Self {
         let (steer, stack) = (Rc::new(steer), IdleList::default());
-        Self {
-            generation,
-            steer,
-            stack,
-            out_of_use: 0,
-            unused: 0,
-            busy: 0,
-            live: 0,
-            answered: 0,
-            started_at: None,
-            unseen_since: Timestamp::default(),
-        }
+        Self { generation, steer, stack, out_of_use: 0, unused: 0, flow: Flow::default(), started_at: None }
     }
 
     /// A request is put into it.
     pub fn on_admitted(&mut self, now: Timestamp) {
         self.started_at.get_or_insert(now);
-        self.before_unseen(now);
-        self.live = self.live.saturating_add(1);
+        self.flow.on_admitted(now);
     }
 
-    /// Responses ended on its connections, as the connection filter sees it: their requests will end in a moment.
-    pub fn on_answered(&mut self, responses: u32, now: Timestamp) {
-        self.before_unseen(now);
-        // The route may retry what was answered, too: then no request ends for the first response.
-        self.answered = self.answered.saturating_add(responses as usize).min(self.live);
+    /// The idle connections, from the top of the stack.
+    pub fn idle<'a>(&self, connections: &'a Slab<Connection>) -> impl Iterator<Item = (u32, &'a Connection)> {
+        let is_idle = |connection: &Connection| matches!(connection.phase, Phase::Idle { .. } | Phase::Sentinel { .. });
+        self.stack.from_newest(connections).filter(move |(_, connection)| is_idle(connection))
     }
 
-    /// A request ended as if it had been answered. Returns whether it has been: else its connection may still be thought busy,
-    /// and would hide a request that was not seen yet.
-    pub fn on_ended(&mut self) -> bool {
-        let was_answered = self.answered > 0;
-        self.answered = self.answered.saturating_sub(1);
-        if was_answered {
-            self.end(1);
-        }
-        was_answered
-    }
-
-    /// So many requests ended, and their connections are not busy.
-    pub fn end(&mut self, requests: usize) {
-        self.live = self.live.saturating_sub(requests);
-        self.answered = self.answered.min(self.live);
-    }
-
-    /// Requests that may be under way to a connection, and responses from it, at most.
-    fn unseen(&self) -> usize {
-        self.live.saturating_sub(self.busy)
-    }
-
-    /// What comes now may make a request one that is not seen on its connection.
-    pub fn before_unseen(&mut self, now: Timestamp) {
-        if self.unseen() == 0 {
-            self.unseen_since = now;
-        }
-    }
-
-    /// The idle connections, from the top of the stack, to none of which a request can be under way.
+    /// Those of them to which no request can be under way. `all` is the flow of all
+    /// generations: nobody knows whose the exchanges are on connections of uncertain generation, but they are not in the pipe.
     ///
     /// Before the first unseen request or response, the pool had in its stack what we have. From there on it gives the ones on
     /// top, as many as there are unseen requests at most. What has become idle since is not among them: it may not be back in
@@ -120,15 +73,18 @@ impl Pool {
     pub fn idle_for_certain<'a>(
         &self,
         connections: &'a Slab<Connection>,
+        all: &Flow,
     ) -> impl Iterator<Item = (u32, &'a Connection)> {
-        let unseen_since = if self.unseen() == 0 { None } else { Some(self.unseen_since) };
-        self.stack
-            .from_newest(connections)
-            .filter(|(_, connection)| matches!(connection.phase, Phase::Idle { .. } | Phase::Sentinel { .. }))
+        let own = (self.flow.unseen(), self.flow.unseen_since());
+        let (unseen, since) = match all.known_unseen() {
+            Some((unseen, since)) => (unseen.min(own.0), since.max(own.1)),
+            None => own,
+        };
+        self.idle(connections)
             .filter(move |(_, connection)| {
-                unseen_since.is_none_or(|start| connection.idle_since().is_some_and(|since| since < start))
+                unseen == 0 || connection.idle_since().is_some_and(|idle_since| idle_since < since)
             })
-            .skip(self.unseen())
+            .skip(unseen)
     }
 
     /// Whether its first request came less than `limit` ago: then no idle age in it has reached the limit, whatever the pool
@@ -139,7 +95,7 @@ impl Pool {
 
     /// How far down the stack the connection of the next request is at most, counted from 1.
     pub fn reach(&self) -> usize {
-        self.unseen().saturating_add(1)
+        self.flow.unseen().saturating_add(1)
     }
 
     /// Whether an idle connection is left for the next request.
@@ -169,7 +125,7 @@ impl Pool {
 
     /// Whether nothing is known of it that could be lost.
     pub fn is_empty(&self) -> bool {
-        self.stack.is_empty() && self.busy == 0 && self.live == 0
+        self.stack.is_empty() && self.flow.is_empty()
     }
 }
 
@@ -193,30 +149,12 @@ mod tests {
     }
 
     #[test]
-    fn a_request_whose_client_went_away_hides_no_other() {
-        let mut pool = Pool::new(Generation(1), Steer::new(7, Generation(1)));
-        pool.on_admitted(at(0));
-        pool.busy = 1;
-        assert!(!pool.on_ended(), "no response was seen, and its connection is thought busy");
-        pool.on_admitted(at(1));
-        assert_eq!(pool.unseen(), 1);
-        pool.busy = 0;
-        pool.end(1);
-        assert_eq!(pool.unseen(), 1);
-        pool.busy = 1;
-        pool.on_answered(1, at(2));
-        pool.busy = 0;
-        assert!(pool.on_ended());
-        assert_eq!((pool.unseen(), pool.live), (0, 0));
-    }
-
-    #[test]
     fn requests_without_a_busy_connection_reach_further_down() {
         let mut pool = Pool::new(Generation(1), Steer::new(7, Generation(1)));
         assert_eq!(pool.reach(), 1);
         (0..3).for_each(|_| pool.on_admitted(at(0)));
         assert_eq!(pool.reach(), 4);
-        pool.busy = 2;
+        pool.flow.on_busy(0, 2);
         assert_eq!(pool.reach(), 2);
     }
 }

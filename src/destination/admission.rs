@@ -3,10 +3,11 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::Destination;
 use super::counts::key_of;
-use crate::connection::{CloseCause, ConnectionKey, Generation, Phase};
+use super::{Destination, Endpoints};
+use crate::connection::{CloseCause, Connection, ConnectionKey, Generation, Phase};
 use crate::fence::Steer;
+use crate::flow::Flow;
 use crate::learner::Evidence;
 use crate::metrics::DestinationMetric;
 use crate::pool::Pool;
@@ -67,6 +68,7 @@ impl Destination {
             opens_connection: guarded && !pool.has_idle(),
         };
         pool.on_admitted(now);
+        self.flow.on_admitted(now);
         admission
     }
 
@@ -102,16 +104,29 @@ impl Destination {
     /// A request of `generation` ended.
     pub fn on_ended(&mut self, generation: Generation, end: End) {
         let is_guarded = self.is_guarded();
-        let Some(pool) = self.fence.pool(generation) else { return };
-        if !is_guarded {
-            pool.end(1);
-        } else if end == End::Aborted || !pool.on_ended() {
-            let forget_at = self.turns.count().saturating_add(TURNS_IN_PIPE as u64);
-            let mut latest = self.aborted.iter_mut().rev().take_while(|(at, ..)| *at == forget_at);
-            match latest.find(|(_, of, _)| *of == generation) {
-                Some((_, _, count)) => *count = count.saturating_add(1),
-                None => self.aborted.push_back((forget_at, generation, 1)),
+        let is_over = |flow: &mut Flow| match is_guarded {
+            false => {
+                flow.end(1);
+                true
             }
+            true => end == End::Answered && flow.on_ended(),
+        };
+        let is_over_in_all = is_over(&mut self.flow);
+        let is_over_in_pool = self.fence.any_pool(generation).is_none_or(|pool| is_over(&mut pool.flow));
+        if !is_over_in_all {
+            self.end_later(None);
+        }
+        if !is_over_in_pool {
+            self.end_later(Some(generation));
+        }
+    }
+
+    fn end_later(&mut self, generation: Option<Generation>) {
+        let forget_at = self.turns.count().saturating_add(TURNS_IN_PIPE as u64);
+        let mut latest = self.aborted.iter_mut().rev().take_while(|(at, ..)| *at == forget_at);
+        match latest.find(|(_, of, _)| *of == generation) {
+            Some((_, _, count)) => *count = count.saturating_add(1),
+            None => self.aborted.push_back((forget_at, generation, 1)),
         }
     }
 
@@ -149,20 +164,63 @@ impl Destination {
     }
 
     /// The same, because they are dead or dying. Returns those to be closed at once, because a request that fails is
-    /// retried within its generation, soon: it must not find another dead one there. Whatever a request that was admitted and
-    /// not seen yet may have been given is left to the reap.
+    /// retried within its generation, soon: it must not find another dead one there. What a request that was admitted and
+    /// not seen yet may have been given is closed as soon as that is seen ([`close_doomed`](Self::close_doomed)), at the
+    /// latest by the reap.
     pub(super) fn retire_suspects(&mut self, now: Timestamp) -> Vec<ConnectionKey> {
-        let mut suspects = Vec::new();
         for pool in self.fence.restart() {
-            suspects.extend(pool.idle_for_certain(&self.connections).take(MOST_SUSPECTS).map(key_of));
-            self.fence_idle(pool, now);
+            let is_open = |connection: &Connection| matches!(connection.phase, Phase::Unused | Phase::Idle { .. });
+            let open = pool.stack.from_newest(&self.connections).filter(|(_, connection)| is_open(connection));
+            for key in open.map(key_of).collect::<Vec<_>>().into_iter().rev() {
+                self.fence_one(key, now);
+            }
+            if let Some(dropped) = self.fence.doom(pool) {
+                self.take_apart(&dropped);
+            }
         }
         let loose: Vec<_> = self.loose.from_newest(&self.connections).map(key_of).collect();
-        self.fence_listed(loose, now);
-        for key in &suspects {
-            self.close(*key, CloseCause::Reaped);
+        self.fence_listed(loose.clone(), now);
+        let mut suspects = self.close_doomed();
+        if self.endpoints != Endpoints::Several && self.flow.known_unseen().is_some_and(|(unseen, _)| unseen == 0) {
+            let is_idle = |connection: &mut Connection| matches!(connection.phase, Phase::Idle { .. });
+            let idle = loose.into_iter().filter(|key| self.get(*key).is_some_and(is_idle)).collect::<Vec<_>>();
+            for key in idle.into_iter().take(MOST_SUSPECTS) {
+                self.close(key, CloseCause::Reaped);
+                suspects.push(key);
+            }
         }
         suspects
+    }
+
+    /// Whether [`close_doomed`](Self::close_doomed) may have something to do.
+    pub fn has_doomed(&self) -> bool {
+        self.fence.has_doomed()
+    }
+
+    /// Idle connections of doomed generations that no request can be under way to, to be closed at once.
+    pub fn close_doomed(&mut self) -> Vec<ConnectionKey> {
+        let mut suspects = Vec::new();
+        for pool in self.fence.take_doomed() {
+            let certain = pool.idle_for_certain(&self.connections, &self.flow).take(MOST_SUSPECTS);
+            let certain: Vec<_> = certain.map(key_of).collect();
+            for key in &certain {
+                self.close(*key, CloseCause::Reaped);
+            }
+            if pool.idle(&self.connections).next().is_some() {
+                self.fence.doom(pool);
+            } else {
+                self.take_apart(&pool);
+            }
+            suspects.extend(certain);
+        }
+        suspects
+    }
+
+    /// A doomed pool isn't kept any longer; its connections are fenced, and left to the reap.
+    fn take_apart(&mut self, pool: &Pool) {
+        for key in pool.stack.from_newest(&self.connections).map(key_of).collect::<Vec<_>>() {
+            self.unlink(key);
+        }
     }
 
     /// The idle connections of a retired pool are fenced; the busy ones will be when they become idle.

@@ -39,10 +39,13 @@ impl Destination {
                 *count = if after { count.saturating_add(1) } else { count.saturating_sub(1) };
             }
         }
+        if before.in_flight != after.in_flight {
+            self.flow.on_busy(before.in_flight, after.in_flight);
+        }
         if (before.busy, before.unused) != (after.busy, after.unused)
-            && let Some(pool) = self.fence.pool(generation)
+            && let Some(pool) = self.fence.any_pool(generation)
         {
-            pool.busy = pool.busy.saturating_sub(before.busy).saturating_add(after.busy);
+            pool.flow.on_busy(before.busy, after.busy);
             pool.unused = pool.unused.saturating_sub(before.unused).saturating_add(after.unused);
         }
         if let Some(list) = list.filter(|_| before.is_out_of_use != after.is_out_of_use) {
@@ -51,7 +54,7 @@ impl Destination {
     }
 
     pub(super) fn count_out_of_use(&mut self, list: Order, generation: Generation, more: bool) {
-        let count = match (list, self.fence.pool(generation)) {
+        let count = match (list, self.fence.any_pool(generation)) {
             (Order::Stacked, Some(pool)) => &mut pool.out_of_use,
             (Order::Stacked, None) => return, // retired, and taken apart
             (Order::Loose, _) => &mut self.loose_out_of_use,
@@ -67,7 +70,7 @@ impl Destination {
             self.count_out_of_use(list, generation, false);
         }
         let mut retired = IdleList::default();
-        let list = match (list, self.fence.pool(generation)) {
+        let list = match (list, self.fence.any_pool(generation)) {
             (Order::Stacked, Some(pool)) => &mut pool.stack,
             (Order::Stacked, None) => &mut retired,
             (Order::Loose, _) => &mut self.loose,
@@ -104,6 +107,7 @@ struct Counts {
     is_idle: bool,
     is_open: bool,
     is_out_of_use: bool,
+    in_flight: usize,
     /// Of its pool, if that is known.
     busy: usize,
     unused: usize,
@@ -111,15 +115,19 @@ struct Counts {
 
 impl Counts {
     fn of(connection: &Connection) -> Self {
-        let (busy, unused) = match (connection.order, connection.phase) {
-            (Order::Stacked, Phase::Busy { in_flight, .. }) => (in_flight.get() as usize, 0),
-            (Order::Stacked, Phase::Unused) => (0, 1),
-            _ => (0, 0),
+        let in_flight = match connection.phase {
+            Phase::Busy { in_flight, .. } => in_flight.get() as usize,
+            _ => 0,
+        };
+        let (busy, unused) = match connection.order {
+            Order::Stacked => (in_flight, usize::from(connection.phase == Phase::Unused)),
+            Order::Loose => (0, 0),
         };
         Self {
             is_idle: connection.idle_since().is_some(),
             is_open: connection.phase != Phase::Gone,
             is_out_of_use: connection.is_out_of_use(),
+            in_flight,
             busy,
             unused,
         }

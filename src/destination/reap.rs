@@ -87,8 +87,13 @@ impl Destination {
                 break;
             }
             self.aborted.pop_front();
-            if let Some(pool) = self.fence.pool(generation) {
-                pool.end(count as usize);
+            match generation {
+                None => self.flow.end(count as usize),
+                Some(generation) => {
+                    if let Some(pool) = self.fence.any_pool(generation) {
+                        pool.flow.end(count as usize);
+                    }
+                }
             }
         }
     }
@@ -112,6 +117,9 @@ impl Destination {
         let since_last = self.reaping.take().map(|last| millis(now.since(last)));
         if self.retiring.is_empty() {
             return due;
+        }
+        if self.has_doomed() {
+            due.extend(self.close_doomed().into_iter().map(|key| Due { key, unused: false }));
         }
         let most = since_last.map_or(CLOSES_PER_TICK, |passed| {
             let passed = usize::try_from(passed).unwrap_or(usize::MAX);

@@ -9,7 +9,7 @@ use proxy_wasm::types::{BufferType, PeerType};
 
 use crate::config::ConnectionConfig;
 use crate::connection::ConnectionKey;
-use crate::destination::{Due, Seen};
+use crate::destination::{Destination, Due, Seen};
 use crate::framing::{Direction, Framing, Progress, Protocol, STATUS_LINE_MAX, told_to_close};
 use crate::host;
 use crate::time::Timestamp;
@@ -226,14 +226,19 @@ impl ConnectionFilter {
             hinted_timeout: progress.keep_alive.and_then(|hint| hint.timeout),
             hinted_exchanges: progress.keep_alive.and_then(|hint| hint.max),
         };
-        with_worker(|worker| {
+        let has_doomed = with_worker(|worker| {
             worker.on_event();
-            if let Some(destination) = worker.get(id)
-                && (size > 0 || seen.completed > 0)
-            {
-                destination.on_bytes(key, &seen, &root.config.policy, now);
+            match worker.get(id) {
+                Some(destination) if size > 0 || seen.completed > 0 => {
+                    destination.on_bytes(key, &seen, &root.config.policy, now);
+                    destination.has_doomed()
+                }
+                _ => false,
             }
         });
+        if has_doomed == Some(true) {
+            close_doomed(context, id);
+        }
         if end && direction == Direction::Response {
             on_far_end_close(context, id, key, now);
         }
@@ -334,6 +339,16 @@ fn announce_close(size: usize) -> bool {
 #[cold]
 fn on_far_end_close(context: u32, id: DestinationId, key: ConnectionKey, now: Timestamp) {
     let suspects = with_destination(id, |destination| destination.on_far_end_close(key, now)).unwrap_or_default();
+    close_suspects(context, suspects);
+}
+
+/// Closes suspects that are certainly idle by now, and comes back to `context`.
+#[cold]
+pub(super) fn close_doomed(context: u32, id: DestinationId) {
+    close_suspects(context, with_destination(id, Destination::close_doomed).unwrap_or_default());
+}
+
+fn close_suspects(context: u32, suspects: Vec<ConnectionKey>) {
     if suspects.is_empty() {
         return;
     }

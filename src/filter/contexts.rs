@@ -128,7 +128,7 @@ pub(crate) fn on_tick(id: u32) {
 pub(crate) fn on_delete(id: u32) {
     if let Some(request) = with_contexts(|contexts| contexts.requests.remove(&id)).flatten() {
         if let Ok(mut request) = request.try_borrow_mut() {
-            request.on_delete();
+            request.on_delete(id);
         }
     } else if let Some(connection) = with_contexts(|contexts| contexts.connections.remove(&id)).flatten() {
         connection.map(|connection| connection.end(id)).unwrap_or_default();

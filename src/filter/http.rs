@@ -22,6 +22,7 @@ use crate::time::Timestamp;
 use crate::unseen;
 use crate::worker::DestinationId;
 
+use super::connection::close_doomed;
 use super::contexts;
 use super::destinations::{self, with_destination, with_worker};
 
@@ -313,7 +314,7 @@ impl Context for HttpFilter {}
 
 impl HttpFilter {
     /// The request has ended, one way or another; the host still knows it.
-    pub(super) fn on_delete(&mut self) {
+    pub(super) fn on_delete(&mut self, context: u32) {
         let Some((id, generation)) = self.admitted.take() else { return };
         let now = host::now();
         if let Some(begun) = self.unseen_since {
@@ -323,7 +324,13 @@ impl HttpFilter {
             with_destination(id, |destination| destination.is_delicate(generation, now)).unwrap_or_default();
         // Asked for only when it matters: a host call for every request would be felt.
         let end = if is_delicate && has_response_flags() { End::Aborted } else { End::Answered };
-        with_worker(|worker| worker.end(id, generation, end));
+        let has_doomed = with_worker(|worker| {
+            worker.end(id, generation, end);
+            worker.get(id).is_some_and(|destination| destination.has_doomed())
+        });
+        if has_doomed == Some(true) {
+            close_doomed(context, id);
+        }
     }
 }
 

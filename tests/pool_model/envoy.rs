@@ -147,6 +147,7 @@ impl Envoy {
         let is_delicate = self.worker.get(self.id).unwrap().is_delicate(generation, now);
         let end = if is_delicate { end } else { End::Answered };
         self.worker.end(self.id, generation, end);
+        self.close_doomed();
     }
 
     fn open(&mut self, generation: String) {
@@ -206,6 +207,13 @@ impl Envoy {
         self.worker.on_event();
         let (now, policy) = (self.now, self.policy.clone());
         self.worker.get(self.id).unwrap().on_bytes(key, &seen, &policy, now);
+        self.close_doomed();
+    }
+
+    /// What the filters do after whatever may have made certain which connections are idle.
+    fn close_doomed(&mut self) {
+        let doomed = self.worker.get(self.id).unwrap().close_doomed();
+        doomed.into_iter().for_each(|key| self.close(key));
     }
 
     fn closed_in_filter(&mut self, index: usize, by_far_end: bool) {

@@ -110,7 +110,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Some connections are idle and others await a response when the far end restarts, and whichever FIN is read first: no
-    /// request is sent again on another dead connection. (One that is on its way to the connection filter then may be.)
+    /// request is sent again on another dead connection. (One that is on its way to the connection filter then may be, if it
+    /// is sent again within milliseconds.)
     #[test]
     fn a_retry_after_a_restart_meets_no_other_dead_connection(
         restarts in prop::collection::vec((1..40_u8, 1..40_u8, 0..100_u16, any::<u64>()), 1..8),

@@ -105,10 +105,14 @@ fn two_that_end_one_after_the_other_do_not() {
 #[test]
 fn nor_do_those_of_one_endpoint_among_several() {
     let mut worker = Worker::new();
+    worker.idle(1, "one");
+    worker.idle(1, "another");
     let keys = worker.idle(3, "one");
-    worker.idle(3, "another");
+    let generation = worker.admit();
+    worker.destination.on_ended(generation, End::Aborted);
     assert_eq!(worker.fin(keys[0]), []);
     assert_eq!(worker.fin(keys[1]), []);
+    assert_eq!(worker.admit(), generation, "still in use");
 }
 
 #[test]

@@ -40,6 +40,7 @@ async fn a_retry_never_meets_another_connection_that_the_restart_has_closed() {
         assert_eq!(in_flight.join_all().await, [200; 6], "{round}");
     }
     assert!(metric(&envoy, "stale_failures").await > 0, "there was something to retry");
+    assert!(!envoy.log().contains("Envoy refused"), "closes from whichever callback: {}", envoy.log_tail());
 }
 
 #[tokio::test]

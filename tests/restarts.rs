@@ -1,6 +1,6 @@
 //! What is closed when the far end closes connections, with injected time: everything that may be dead, and nothing that a
 //! request may be on its way to.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects, missing_docs)]
 
 use std::time::Duration;
 

@@ -15,11 +15,10 @@ mod callbacks;
 use std::cell::RefCell;
 use std::time::Duration;
 
+use idleguard_core::header_map;
+use idleguard_core::metrics::Kind;
+use idleguard_core::time::Timestamp;
 use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType, StreamType};
-
-use crate::header_map;
-use crate::metrics::Kind;
-use crate::time::Timestamp;
 
 /// A call that the host did not carry out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,22 +44,8 @@ mod import {
             data: *mut *mut u8,
             size: *mut usize,
         ) -> u32;
-        pub(super) fn proxy_set_buffer_bytes(
-            buffer: u32,
-            start: usize,
-            size: usize,
-            data: *const u8,
-            data_size: usize,
-        ) -> u32;
         pub(super) fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
         pub(super) fn proxy_replace_header_map_value(
-            map: u32,
-            name: *const u8,
-            name_size: usize,
-            value: *const u8,
-            value_size: usize,
-        ) -> u32;
-        pub(super) fn proxy_add_header_map_value(
             map: u32,
             name: *const u8,
             name_size: usize,
@@ -75,14 +60,6 @@ mod import {
             data_size: *mut usize,
         ) -> u32;
         pub(super) fn proxy_set_property(path: *const u8, size: usize, value: *const u8, value_size: usize) -> u32;
-        pub(super) fn proxy_call_foreign_function(
-            name: *const u8,
-            name_size: usize,
-            argument: *const u8,
-            argument_size: usize,
-            result: *mut *mut u8,
-            result_size: *mut usize,
-        ) -> u32;
         pub(super) fn proxy_send_local_response(
             code: u32,
             details: *const u8,
@@ -288,17 +265,9 @@ pub(crate) fn buffer(buffer: BufferType, start: usize, max_size: usize) -> Resul
     })
 }
 
-/// Puts `bytes` in the place of the first `length` bytes of `buffer`. Allowed in the callback that announces the buffer.
-pub(crate) fn replace_start(buffer: BufferType, length: usize, bytes: &[u8]) -> Result<(), HostError> {
-    // SAFETY: pointer and size are those of a live slice.
-    checked("proxy_set_buffer_bytes", unsafe {
-        import::proxy_set_buffer_bytes(buffer as u32, 0, length, bytes.as_ptr(), bytes.len())
-    })
-}
-
 // === headers ===
 
-/// The request's headers, serialized as [`header_map::pairs`](crate::header_map::pairs) reads them. Allowed while they
+/// The request's headers, serialized as [`header_map::pairs`](idleguard_core::header_map::pairs) reads them. Allowed while they
 /// pass.
 pub(crate) fn request_headers() -> Result<Vec<u8>, HostError> {
     fetch("proxy_get_header_map_pairs", |data, size| {
@@ -316,29 +285,11 @@ pub(crate) fn replace_request_header(name: &[u8], value: &[u8]) -> Result<(), Ho
     })
 }
 
-/// Adds a request header, behind those of the same name. Allowed while the request's headers pass.
-pub(crate) fn add_request_header(name: &[u8], value: &[u8]) -> Result<(), HostError> {
-    // SAFETY: pointers and sizes are those of live slices.
-    checked("proxy_add_header_map_value", unsafe {
-        let map = MapType::HttpRequestHeaders as u32;
-        import::proxy_add_header_map_value(map, name.as_ptr(), name.len(), value.as_ptr(), value.len())
-    })
-}
-
 /// Removes all request headers called `name`. Allowed while the request's headers pass.
 pub(crate) fn remove_request_header(name: &[u8]) -> Result<(), HostError> {
     // SAFETY: pointer and size are those of a live slice.
     checked("proxy_remove_header_map_value", unsafe {
         import::proxy_remove_header_map_value(MapType::HttpRequestHeaders as u32, name.as_ptr(), name.len())
-    })
-}
-
-/// Sets a response header. Allowed while the response's headers pass.
-pub(crate) fn replace_response_header(name: &[u8], value: &[u8]) -> Result<(), HostError> {
-    // SAFETY: pointers and sizes are those of live slices.
-    checked("proxy_replace_header_map_value", unsafe {
-        let map = MapType::HttpResponseHeaders as u32;
-        import::proxy_replace_header_map_value(map, name.as_ptr(), name.len(), value.as_ptr(), value.len())
     })
 }
 
@@ -382,19 +333,6 @@ pub(crate) fn set_property(path: &[u8], value: &[u8]) -> Result<(), HostError> {
     checked("proxy_set_property", unsafe {
         import::proxy_set_property(path.as_ptr(), path.len(), value.as_ptr(), value.len())
     })
-}
-
-/// Puts the request into a connection pool of its own; `argument` says which. Allowed while the request's headers pass.
-pub(crate) fn set_filter_state(argument: &[u8]) -> Result<(), HostError> {
-    const NAME: &[u8] = b"set_envoy_filter_state";
-    fetch("proxy_call_foreign_function", |data, size| {
-        // SAFETY: pointers and sizes are those of live slices, both out-pointers are live for the call.
-        unsafe {
-            let (argument, argument_size) = (argument.as_ptr(), argument.len());
-            import::proxy_call_foreign_function(NAME.as_ptr(), NAME.len(), argument, argument_size, data, size)
-        }
-    })
-    .map(drop)
 }
 
 // === what workers share ===

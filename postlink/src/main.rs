@@ -15,10 +15,6 @@ const CALLBACKS: &[&str] = &[
     "configure",
     "tick",
     "delete",
-    "new_connection",
-    "downstream_data",
-    "upstream_data",
-    "downstream_connection_close",
     "request_headers",
     "response_headers",
 ];

@@ -2,9 +2,9 @@
 //! finished (`postlink`), in the place of the SDK's, which panics for a context that it doesn't know.
 //! An exported name counts as unsafe because it could clash with another; these begin with ours.
 
-use proxy_wasm::types::{Action, PeerType};
+use proxy_wasm::types::Action;
 
-use crate::filter::contexts;
+use crate::contexts;
 
 #[unsafe(export_name = "idleguard_on_context_create")]
 extern "C" fn on_context_create(context: u32, parent: u32) {
@@ -26,39 +26,12 @@ extern "C" fn on_delete(context: u32) {
     contexts::on_delete(context);
 }
 
-#[unsafe(export_name = "idleguard_on_new_connection")]
-extern "C" fn on_new_connection(stream: u32) -> Action {
-    contexts::on_new_connection(stream)
-}
-
-#[unsafe(export_name = "idleguard_on_downstream_data")]
-extern "C" fn on_downstream_data(stream: u32, size: usize, end: u32) -> Action {
-    contexts::on_downstream_data(stream, size, end != 0)
-}
-
-#[unsafe(export_name = "idleguard_on_upstream_data")]
-extern "C" fn on_upstream_data(stream: u32, size: usize, end: u32) -> Action {
-    contexts::on_upstream_data(stream, size, end != 0)
-}
-
-#[unsafe(export_name = "idleguard_on_downstream_connection_close")]
-extern "C" fn on_downstream_close(stream: u32, peer: u32) {
-    const LOCAL: u32 = PeerType::Local as u32;
-    const REMOTE: u32 = PeerType::Remote as u32;
-    let peer = match peer {
-        LOCAL => PeerType::Local,
-        REMOTE => PeerType::Remote,
-        _ => PeerType::Unknown,
-    };
-    contexts::on_downstream_close(stream, peer);
-}
-
 #[unsafe(export_name = "idleguard_on_request_headers")]
-extern "C" fn on_request_headers(stream: u32, count: usize, end: u32) -> Action {
-    contexts::on_request_headers(stream, count, end != 0)
+extern "C" fn on_request_headers(stream: u32, _count: usize, _end: u32) -> Action {
+    contexts::on_request_headers(stream)
 }
 
 #[unsafe(export_name = "idleguard_on_response_headers")]
-extern "C" fn on_response_headers(stream: u32, count: usize, end: u32) -> Action {
-    contexts::on_response_headers(stream, count, end != 0)
+extern "C" fn on_response_headers(stream: u32, _count: usize, _end: u32) -> Action {
+    contexts::on_response_headers(stream)
 }

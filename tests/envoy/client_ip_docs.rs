@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use idleguard::metrics::ClientIpMetric;
+use idleguard_core::metrics::ClientIpMetric;
 use idleguard_harness::envoy::{Config, Envoy, Options};
 use idleguard_harness::stub_lb::{Mode, StubLb};
 use serde_json::{Value, json};

@@ -10,10 +10,15 @@ use serde_json::{Map, Value, json};
 
 use crate::project;
 
-/// The name of the filters, and of the destination's two clusters, in the project's `envoy.yaml`.
+/// The names of the filters, of the destination's base, and of what leads to the scout, in the project's `envoy.yaml`.
 const FILTER: &str = "idleguard";
 const CLUSTER: &str = "payments";
-const LB_CLUSTER: &str = "payments-lb";
+const SCOUT: &str = "payments-scout";
+
+/// The header by which the filter chooses a lane.
+const HEADER: &str = "x-idleguard-lane";
+
+const ROUTES: &str = "static_resources/listeners/ingress/filter_chains/0/filters/http/typed_config/route_config";
 
 /// A bootstrap configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,17 +121,32 @@ impl Config {
         self.set("admin/address/socket_address/port_value", port)
     }
 
-    /// The load balancer's address.
+    /// The load balancer's address, for the base and its lanes.
     #[must_use]
     pub fn upstream(self, address: SocketAddr) -> Self {
         self.upstream_name(&address.ip().to_string(), address.port())
     }
 
-    /// The load balancer's address, or its name in the DNS.
+    /// The load balancer's address, or its name in the DNS, for the base and its lanes.
     #[must_use]
     pub fn upstream_name(self, host: &str, port: u16) -> Self {
-        let cluster = if self.get(&cluster(LB_CLUSTER)).is_some() { LB_CLUSTER } else { CLUSTER };
-        self.endpoint(cluster, host, port)
+        self.clusters().iter().fold(self, |config, name| config.endpoint(name, host, port))
+    }
+
+    /// The base and its lanes.
+    pub fn clusters(&self) -> Vec<String> {
+        let clusters = self.get("static_resources/clusters").and_then(Value::as_array).expect("clusters");
+        let names = clusters.iter().filter_map(|cluster| cluster["name"].as_str());
+        names.filter(|name| name.starts_with(CLUSTER) && *name != SCOUT).map(str::to_owned).collect()
+    }
+
+    /// Edits the base and each lane alike.
+    #[must_use]
+    pub fn edit_clusters(mut self, mut edit: impl FnMut(&mut Value)) -> Self {
+        for name in self.clusters() {
+            edit(self.get_mut(&cluster(&name)).expect("a cluster of this name"));
+        }
+        self
     }
 
     /// Gives a cluster this one endpoint.
@@ -212,10 +232,10 @@ impl Config {
         self.edit_filter(Kind::Http, |configuration| *configuration = json.clone())
     }
 
-    /// The whole configuration of the connection filter, as a `StringValue`.
+    /// The whole configuration of the scout, as a `StringValue`.
     #[must_use]
-    pub fn connection_filter(self, json: &Value) -> Self {
-        self.edit_filter(Kind::Connection, |configuration| *configuration = json.clone())
+    pub fn scout_filter(self, json: &Value) -> Self {
+        self.edit_filter(Kind::Scout, |configuration| *configuration = json.clone())
     }
 
     /// Edits the configuration of the HTTP filter.
@@ -224,24 +244,63 @@ impl Config {
         self.edit_filter(Kind::Http, edit)
     }
 
-    /// Edits the configuration of the connection filter.
+    /// Edits the configuration of the scout.
     #[must_use]
-    pub fn edit_connection_filter(self, edit: impl FnMut(&mut Value)) -> Self {
-        self.edit_filter(Kind::Connection, edit)
+    pub fn edit_scout_filter(self, edit: impl FnMut(&mut Value)) -> Self {
+        self.edit_filter(Kind::Scout, edit)
     }
 
-    /// Sets a key of the policy for `payments` in both filters.
+    /// Sets a key of the destination `payments`.
     #[must_use]
     pub fn policy(self, key: &str, value: impl Into<Value>) -> Self {
         let value = value.into();
         self.edit_http_filter(|http| http["destinations"][CLUSTER][key] = value.clone())
-            .edit_connection_filter(|connection| connection["policy"][key] = value.clone())
     }
 
-    /// The load balancer's idle timeout in both filters.
+    /// The load balancer's idle timeout.
     #[must_use]
     pub fn lb_idle_timeout(self, timeout: &str) -> Self {
         self.policy("lb_idle_timeout", timeout)
+    }
+
+    /// The lanes of `payments`: clusters, routes and the plugin's configuration. None: watch only.
+    #[must_use]
+    pub fn lanes(mut self, idle_timeouts: &[&str]) -> Self {
+        let base = self.get(&cluster(CLUSTER)).expect("the base").clone();
+        self.list("static_resources/clusters").retain(|cluster| !is_lane(cluster));
+        self.list(&format!("{ROUTES}/virtual_hosts/0/routes")).retain(|route| lane_of(route).is_none());
+        let route = self.get(&format!("{ROUTES}/virtual_hosts/0/routes/0")).expect("the base's route").clone();
+        let mut lanes = Map::new();
+        for (at, text) in idle_timeouts.iter().enumerate() {
+            let name = format!("{CLUSTER}-{text}");
+            let mut lane = base.clone();
+            lane["name"] = name.clone().into();
+            lane["alt_stat_name"] = CLUSTER.into();
+            let mut own = route.clone();
+            own["match"]["headers"] =
+                json!([{ "name": HEADER, "string_match": { "exact": format!("{CLUSTER}={text}") } }]);
+            own["route"]["cluster"] = name.clone().into();
+            own["request_headers_to_remove"] = json!([HEADER]);
+            let seconds = crate::arguments::duration(text).expect("a duration").as_secs_f64();
+            self = self
+                .insert("static_resources/clusters", None, lane)
+                .insert(&format!("{ROUTES}/virtual_hosts/0/routes"), Some(at), own)
+                .envoy_idle_timeout(&name, &format!("{seconds}s"));
+            lanes.insert(name, (*text).into());
+        }
+        self.policy("lanes", lanes)
+    }
+
+    /// Without the scout, its listener and the cluster that leads to it.
+    #[must_use]
+    pub fn without_scout(mut self) -> Self {
+        for path in ["static_resources/listeners", "static_resources/clusters"] {
+            self.list(path).retain(|element| element["name"] != SCOUT);
+        }
+        if let Some(Value::Array(extensions)) = self.0.get_mut("bootstrap_extensions") {
+            extensions.retain(|extension| !is_type(extension, "InternalListener"));
+        }
+        self
     }
 
     fn edit_filter(mut self, kind: Kind, mut edit: impl FnMut(&mut Value)) -> Self {
@@ -266,50 +325,24 @@ impl Config {
         self
     }
 
-    /// Plain Envoy: the same listeners, routes and limits, without the filters and without the in-process hop.
+    /// Plain Envoy: the same listener, base and limits; neither filters nor lanes nor a scout.
     #[must_use]
-    pub fn without_idleguard(mut self) -> Self {
-        let internal: Vec<Value> = self
-            .list("static_resources/listeners")
-            .extract_if(.., |listener| listener.get("internal_listener").is_some())
-            .collect();
-        for listener in internal {
-            let lb = find(&listener, &|object| object.get("@type")?.as_str()?.ends_with("TcpProxy").then_some(()))
-                .and_then(|proxy| proxy["cluster"].as_str())
-                .expect("an internal listener with a tcp_proxy");
-            self.merge_clusters(&listener["name"], lb);
-        }
-        walk(&mut self.0, &mut |object| {
-            for key in ["filters", "http_filters"] {
-                if let Some(Value::Array(filters)) = object.get_mut(key) {
-                    filters.retain(|filter| !is_type(filter, "wasm.v3.Wasm"));
-                }
+    pub fn without_idleguard(self) -> Self {
+        let mut config = self.without_scout();
+        config.list("static_resources/clusters").retain(|cluster| !is_lane(cluster));
+        walk(&mut config.0, &mut |object| {
+            if let Some(Value::Array(routes)) = object.get_mut("routes") {
+                routes.retain(|route| lane_of(route).is_none());
             }
+            if let Some(Value::Array(filters)) = object.get_mut("http_filters") {
+                filters.retain(|filter| !is_type(filter, "wasm.v3.Wasm"));
+            }
+            if object.get("request_headers_to_remove").is_some_and(|names| *names == json!([HEADER])) {
+                object.remove("request_headers_to_remove");
+            }
+            object.remove("early_header_mutation_extensions");
         });
-        if let Some(Value::Array(extensions)) = self.0.get_mut("bootstrap_extensions") {
-            extensions.retain(|extension| !is_type(extension, "InternalListener"));
-        }
-        self
-    }
-
-    /// Lets the cluster that leads to an internal listener lead to where the listener leads.
-    fn merge_clusters(&mut self, listener: &Value, lb: &str) {
-        let clusters = self.list("static_resources/clusters");
-        let far = clusters.remove(position(clusters, lb).unwrap_or_else(|| panic!("no cluster `{lb}`")));
-        let leads_there = |object: &Map<String, Value>| (object.get("server_listener_name")? == listener).then_some(());
-        let near = clusters
-            .iter_mut()
-            .find(|cluster| find(cluster, &leads_there).is_some())
-            .and_then(Value::as_object_mut)
-            .unwrap_or_else(|| panic!("no cluster leads to {listener}"));
-        near.remove("transport_socket");
-        let name = near["name"].clone();
-        for (key, value) in far.as_object().cloned().unwrap_or_default() {
-            if key != "name" && key != "circuit_breakers" {
-                near.insert(key, value);
-            }
-        }
-        near["load_assignment"]["cluster_name"] = name;
+        config
     }
 }
 
@@ -322,14 +355,14 @@ impl fmt::Display for Config {
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Http,
-    Connection,
+    Scout,
 }
 
 impl Kind {
     fn is(self, filter: &Map<String, Value>) -> bool {
         let suffix = match self {
             Self::Http => "filters.http.wasm.v3.Wasm",
-            Self::Connection => "filters.network.wasm.v3.Wasm",
+            Self::Scout => "filters.network.wasm.v3.Wasm",
         };
         filter.get("typed_config").is_some_and(|typed| typed["@type"].as_str().is_some_and(|t| t.ends_with(suffix)))
     }
@@ -360,11 +393,13 @@ fn walk(value: &mut Value, visit: &mut impl FnMut(&mut Map<String, Value>)) {
     }
 }
 
-fn find<'a>(value: &'a Value, matches: &impl Fn(&Map<String, Value>) -> Option<()>) -> Option<&'a Value> {
-    match value {
-        Value::Object(object) if matches(object).is_some() => Some(value),
-        Value::Object(object) => object.values().find_map(|value| find(value, matches)),
-        Value::Array(list) => list.iter().find_map(|value| find(value, matches)),
-        _ => None,
-    }
+/// The lanes are the clusters that share the base's counters.
+fn is_lane(cluster: &Value) -> bool {
+    cluster["alt_stat_name"] == CLUSTER
+}
+
+/// The token by which a route is chosen, if it leads to a lane.
+fn lane_of(route: &Value) -> Option<&str> {
+    let headers = route.pointer("/match/headers")?.as_array()?;
+    headers.iter().find(|header| header["name"] == HEADER)?.pointer("/string_match/exact")?.as_str()
 }

@@ -1,0 +1,580 @@
+//! Who the client is, and which headers the application gets.
+//!
+//! Anyone may send forwarding headers, so the question is not what they say but who wrote it. The peer on the socket is
+//! the one thing that can't be forged: if it is trusted, so is what it appended, and from there the walk goes from one
+//! trusted proxy to the next. Whatever the verdict, the application gets headers that we wrote, or none: every other
+//! spelling and source is removed, or an attacker would write the one that we overlooked.
+//!
+//! ```
+//! use idleguard_core::client_ip::{ClientIp, Edit, Outcome, Peer};
+//! use idleguard_core::config::Section;
+//!
+//! let json = serde_json::json!({"trusted_proxies": ["10.0.0.0/8"], "set": ["x-real-ip"]});
+//! let (client_ip, warnings) = ClientIp::from_section(Section::try_new("client_ip", json)?)?;
+//! assert!(warnings.is_empty());
+//!
+//! let headers = [(b"x-forwarded-for".as_slice(), b"192.0.2.66, 203.0.113.5".as_slice())];
+//! let resolution = client_ip.resolve(Peer::from_filter_state(b"10.0.0.1:41000"), &headers);
+//! assert_eq!(resolution.outcome, Outcome::Rewritten);
+//! assert_eq!(resolution.client, Some([203, 0, 113, 5].into()));
+//! assert_eq!(
+//!     resolution.edits,
+//!     [
+//!         Edit::Replace { name: "x-real-ip", value: "203.0.113.5".into() },
+//!         Edit::Remove { name: b"x-forwarded-for" },
+//!     ],
+//! );
+//! # Ok::<(), idleguard_core::config::ConfigError>(())
+//! ```
+
+pub mod address;
+mod chain;
+pub mod forwarded;
+mod headers;
+mod settings;
+
+use std::mem;
+use std::net::IpAddr;
+
+use self::chain::Chain;
+use self::headers::{Headers, Line, is_same_name};
+use crate::client_ip::address::{Blocks, Element, Neighbours, parse_address, parse_endpoint};
+use crate::client_ip::forwarded::{forwarded, is_blank, x_forwarded_for};
+
+/// Who is on the other end of the connection that the request came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// This address, port and zone aside.
+    Known(IpAddr),
+    /// Nobody told, or it has no IP address (a Unix socket). Nothing is believed, and nothing is claimed.
+    Unknown,
+}
+
+impl Peer {
+    /// The peer as the listener recorded it: an address, mostly with a port.
+    pub fn from_filter_state(text: &[u8]) -> Self {
+        parse_address(text).map_or(Self::Unknown, Self::Known)
+    }
+
+    /// The peer from the property `source.address`, if that is a transport address. Envoy may have put an element of
+    /// `x-forwarded-for` there, which is the client's to choose; it has port 0 then.
+    pub fn from_source_address(text: &[u8]) -> Self {
+        match parse_endpoint(text) {
+            Some((address, Some(1..))) => Self::Known(address),
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// What became of a request; each is a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// A trusted peer named the client.
+    Rewritten,
+    /// The peer isn't trusted: it is the client.
+    UntrustedPeer,
+    /// Nobody knows the peer: there is no client.
+    UnknownPeer,
+    /// A trusted peer's source is malformed: `on_invalid`.
+    Invalid,
+    /// A trusted peer sent no source: `on_missing`.
+    Missing,
+}
+
+/// Who the client is, and what to do about the headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolution<'a> {
+    /// How the answer came about.
+    pub outcome: Outcome,
+    /// The request is to be answered with 400; there is neither a client nor an edit.
+    pub rejected: bool,
+    /// The client's address, for the property `idleguard.client_ip`.
+    pub client: Option<IpAddr>,
+    /// What the headers still lack, as few calls as possible. Names of different edits may be spellings of one header,
+    /// so the order counts.
+    pub edits: Vec<Edit<'a>>,
+}
+
+/// One call of the host that changes the request's headers. Names are compared without regard to case there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Edit<'a> {
+    /// Remove every occurrence. The name is as the request has it.
+    Remove {
+        /// The header's name.
+        name: &'a [u8],
+    },
+    /// Replace the only occurrence, or add the header. (Of several occurrences Envoy would rewrite the first and keep
+    /// the others; a [`Remove`](Self::Remove) comes before then.)
+    Replace {
+        /// The header's name, in lower case.
+        name: &'a str,
+        /// The header's value, printable ASCII.
+        value: Vec<u8>,
+    },
+}
+
+/// The `client_ip` section of the configuration.
+#[derive(Clone, Debug)]
+pub struct ClientIp {
+    trust: Trust,
+    sources: Vec<Source>,
+    on_invalid: Fallback,
+    on_missing: Fallback,
+    peer_filter_state: String,
+    headers: Headers,
+}
+
+/// Whom to believe, and how far.
+#[derive(Clone, Debug)]
+enum Trust {
+    /// These addresses, as peers and as elements of a list.
+    Listed(Blocks),
+    /// Peers among these, or any if there are none; then this many elements of a list, whatever they are.
+    Hops { peers: Blocks, count: u32 },
+}
+
+/// Where to look for the client.
+#[derive(Clone, Debug)]
+struct Source {
+    name: String,
+    form: Form,
+    /// Its place in [`Headers::all`].
+    header: usize,
+}
+
+/// What a header holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    XForwardedFor,
+    Forwarded,
+    Address,
+}
+
+/// What to do about a trusted peer that doesn't tell who the client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fallback {
+    Peer,
+    Omit,
+    Reject,
+}
+
+// === impl ClientIp ===
+
+impl ClientIp {
+    /// The key of the filter state that holds the true peer.
+    pub fn peer_filter_state(&self) -> &str {
+        &self.peer_filter_state
+    }
+
+    /// Who sent the request, and what to do about its headers. `headers` are all its lines, in order of arrival.
+    ///
+    /// The work is linear in their size; the values are read only as far as the answer needs.
+    pub fn resolve<'a>(&'a self, peer: Peer, headers: &[(&'a [u8], &'a [u8])]) -> Resolution<'a> {
+        let lines = self.headers.lines(headers);
+        let Peer::Known(peer) = peer else {
+            return self.resolution(Outcome::UnknownPeer, &lines, None);
+        };
+        let mut chain = Chain::new(peer);
+        if !self.trust.believes(peer) {
+            return self.resolution(Outcome::UntrustedPeer, &lines, Some(chain));
+        }
+        let mut readings = self.sources.iter().map(|source| self.read(source, &lines, &mut chain));
+        let (outcome, fallback) = match readings.find(|reading| *reading != Reading::Absent) {
+            Some(Reading::Client) => return self.resolution(Outcome::Rewritten, &lines, Some(chain)),
+            Some(Reading::Invalid) => (Outcome::Invalid, self.on_invalid),
+            Some(Reading::Absent) | None => (Outcome::Missing, self.on_missing),
+        };
+        match fallback {
+            Fallback::Peer => self.resolution(outcome, &lines, Some(chain)),
+            Fallback::Omit => self.resolution(outcome, &lines, None),
+            Fallback::Reject => Resolution { outcome, rejected: true, client: None, edits: Vec::new() },
+        }
+    }
+
+    /// Whether [`resolve`](Self::resolve) may want to see a header whose name has this length and begins with `first`. It can
+    /// do without others.
+    pub fn concerns(&self, name_length: usize, first: u8) -> bool {
+        self.headers.concern(name_length, first)
+    }
+
+    /// Every name that [`resolve`](Self::resolve) might remove, for the case that the host doesn't tell which headers
+    /// there are. A mixed spelling of a name with more than eight separators isn't among them: there are too many.
+    pub fn removals(&self) -> impl Iterator<Item = String> {
+        self.headers.spellings()
+    }
+
+    /// What a source says. The elements that count are added to the chain.
+    fn read(&self, source: &Source, lines: &[Line<'_>], chain: &mut Chain) -> Reading {
+        let own = |line: &&Line<'_>| line.header == source.header && is_same_name(line.name, source.name.as_bytes());
+        let values = lines.iter().filter(own).map(|line| line.value);
+        match source.form {
+            Form::XForwardedFor => self.walk(x_forwarded_for(values), chain),
+            Form::Forwarded => self.walk(forwarded(values).map(|address| address.map(Element::from)), chain),
+            Form::Address => read_address(values, chain),
+        }
+    }
+
+    /// Walks a list from the right to the client.
+    fn walk<'a>(&self, elements: impl Iterator<Item = Option<Element<'a>>>, chain: &mut Chain) -> Reading {
+        let (trusted, hops, mut neighbours) = match &self.trust {
+            Trust::Listed(trusted) => (Some(trusted), u32::MAX, Neighbours::NONE),
+            Trust::Hops { count, .. } => (None, *count, Neighbours::ALL),
+        };
+        // Out of the chain, so that they are kept in registers.
+        let (mut client, mut text) = (chain.client, mem::take(&mut chain.text));
+        let mut left = hops;
+        let mut is_sound = true;
+        let mut names_client = false;
+        for element in elements {
+            let Some(element) = element else {
+                is_sound = false;
+                break;
+            };
+            text.prepend(element);
+            client = element.bits;
+            left = left.wrapping_sub(1); // there are fewer elements than bytes
+            if !neighbours.contain(client) {
+                match trusted.and_then(|trusted| trusted.neighbours(client)) {
+                    Some(its_neighbours) => neighbours = its_neighbours,
+                    None => names_client = true,
+                }
+            }
+            if names_client || left == 0 {
+                names_client = true;
+                break;
+            }
+        }
+        (chain.client, chain.text) = (client, text);
+        if names_client {
+            return Reading::Client;
+        }
+        match trusted {
+            _ if is_sound && left == hops => Reading::Absent,
+            Some(_) if is_sound => Reading::Client, // all are trusted: the left-most
+            Some(_) => Reading::Invalid,
+            None => {
+                // Counting is the only proof here, so a list that can't be counted proves nothing.
+                chain.shorten_to_peer();
+                Reading::Invalid
+            }
+        }
+    }
+
+    fn resolution<'a>(&'a self, outcome: Outcome, lines: &[Line<'a>], chain: Option<Chain>) -> Resolution<'a> {
+        let client = chain.as_ref().map(|chain| chain.client.into());
+        Resolution { outcome, rejected: false, client, edits: self.headers.edits(lines, chain) }
+    }
+}
+
+/// What a source says, once the chain has its elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// It isn't there.
+    Absent,
+    /// It names the client, which the chain now begins with.
+    Client,
+    /// It is malformed; the chain begins with the nearest verified hop.
+    Invalid,
+}
+
+/// A header that holds one address: it must occur once.
+fn read_address<'a>(mut values: impl Iterator<Item = &'a [u8]>, chain: &mut Chain) -> Reading {
+    match (values.next(), values.next()) {
+        (None, _) => Reading::Absent,
+        (Some(value), None) if is_blank(value) => Reading::Absent,
+        (Some(value), None) => match parse_address(value) {
+            Some(address) => {
+                chain.text.prepend(address.into());
+                chain.client = address.into();
+                Reading::Client
+            }
+            None => Reading::Invalid,
+        },
+        (Some(_), Some(_)) => Reading::Invalid,
+    }
+}
+
+impl Trust {
+    fn believes(&self, peer: IpAddr) -> bool {
+        match self {
+            Self::Listed(peers) => peers.contains(peer),
+            Self::Hops { peers, .. } => peers.is_empty() || peers.contains(peer),
+        }
+    }
+}
+
+impl Form {
+    /// The form of a header of that name, given in lower case.
+    fn of(name: &str) -> Self {
+        match name {
+            "x-forwarded-for" => Self::XForwardedFor,
+            "forwarded" => Self::Forwarded,
+            _ => Self::Address,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Section;
+    use serde_json::{Value, json};
+
+    fn read(config: Value) -> Result<(ClientIp, Vec<String>), String> {
+        ClientIp::from_section(Section::try_new("client_ip", config).unwrap()).map_err(|error| error.to_string())
+    }
+
+    fn client_ip(config: Value) -> ClientIp {
+        read(config).unwrap().0
+    }
+
+    fn warnings(config: Value) -> Vec<String> {
+        read(config).unwrap().1
+    }
+
+    type Text<'a> = (&'a str, &'a str);
+
+    fn resolve<'a>(client_ip: &'a ClientIp, peer: &str, headers: &[Text<'a>]) -> Resolution<'a> {
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+        client_ip.resolve(Peer::from_filter_state(peer.as_bytes()), &headers)
+    }
+
+    fn remove(name: &str) -> Edit<'_> {
+        Edit::Remove { name: name.as_bytes() }
+    }
+
+    fn replace<'a>(name: &'a str, value: &str) -> Edit<'a> {
+        Edit::Replace { name, value: value.into() }
+    }
+
+    #[test]
+    fn the_source_address_is_a_peer_only_with_a_port() {
+        let known = Peer::Known([10, 0, 0, 1].into());
+        for (text, peer) in [
+            ("10.0.0.1:41000", known),
+            ("[::ffff:10.0.0.1]:1", known),
+            ("10.0.0.1:0", Peer::Unknown), // an element of x-forwarded-for
+            ("10.0.0.1", Peer::Unknown),
+            ("", Peer::Unknown),
+            ("@", Peer::Unknown),
+            ("0.0.0.0:1", Peer::Unknown),
+        ] {
+            assert_eq!(Peer::from_source_address(text.as_bytes()), peer, "{text}");
+        }
+        assert_eq!(Peer::from_filter_state(b"10.0.0.1:0"), known);
+        assert_eq!(Peer::from_filter_state(b"10.0.0.1"), known);
+        assert_eq!(Peer::from_filter_state(b"/run/envoy.sock"), Peer::Unknown);
+    }
+
+    #[test]
+    fn each_outcome_has_its_name() {
+        let config = client_ip(json!({"trusted_proxies": ["10.0.0.0/8"]}));
+        for (peer, headers, outcome, client) in [
+            ("10.0.0.1:1", [("x-forwarded-for", "203.0.113.5")].as_slice(), Outcome::Rewritten, Some([203, 0, 113, 5])),
+            ("192.0.2.1:1", &[("x-forwarded-for", "203.0.113.5")], Outcome::UntrustedPeer, Some([192, 0, 2, 1])),
+            ("@", &[("x-forwarded-for", "203.0.113.5")], Outcome::UnknownPeer, None),
+            ("10.0.0.1:1", &[("x-forwarded-for", "unknown")], Outcome::Invalid, Some([10, 0, 0, 1])),
+            ("10.0.0.1:1", &[], Outcome::Missing, Some([10, 0, 0, 1])),
+        ] {
+            let resolution = resolve(&config, peer, headers);
+            assert_eq!((resolution.outcome, resolution.rejected), (outcome, false), "{peer} {headers:?}");
+            assert_eq!(resolution.client, client.map(IpAddr::from), "{peer} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_rejected_request_keeps_its_outcome_and_gets_no_edits() {
+        let config =
+            client_ip(json!({"trusted_proxies": ["10.0.0.0/8"], "on_invalid": "reject", "on_missing": "reject"}));
+        for (headers, outcome) in [
+            ([("x-forwarded-for", "x"), ("x_real_ip", "y")].as_slice(), Outcome::Invalid),
+            (&[("x_real_ip", "y")], Outcome::Missing),
+        ] {
+            let rejected = Resolution { outcome, rejected: true, client: None, edits: vec![] };
+            assert_eq!(resolve(&config, "10.0.0.1:1", headers), rejected);
+        }
+    }
+
+    #[test]
+    fn a_header_gets_the_fewest_edits_that_make_it_right() {
+        let config =
+            client_ip(json!({"trusted_proxies": ["10.0.0.0/8"], "set": ["x-real-ip"], "strip": ["x-client-ip"]}));
+        let edits = |headers| resolve(&config, "192.0.2.1:1", headers).edits;
+        let written = || replace("x-real-ip", "192.0.2.1");
+        assert_eq!(edits(&[]), [written()]);
+        assert_eq!(edits(&[("x-real-ip", "10.0.0.1")]), [written()]);
+        assert_eq!(edits(&[("X-Real-IP", "192.0.2.1")]), []);
+        assert_eq!(edits(&[("x-real-ip", "192.0.2.1 ")]), [written()]);
+        let twice = [remove("x-real-ip"), written()];
+        assert_eq!(edits(&[("x-real-ip", "192.0.2.1"), ("X-REAL-IP", "192.0.2.1")]), twice);
+        assert_eq!(
+            edits(&[
+                ("x-client-ip", ""),
+                ("accept", "*/*"),
+                ("X_Client_IP", "a"),
+                ("x-client-ip", "b"),
+                ("x_client_ip", "")
+            ]),
+            [written(), remove("x-client-ip"), remove("X_Client_IP")],
+        );
+        assert_eq!(
+            edits(&[("x-real_ip", "192.0.2.1"), ("x_real_ip", "a"), ("x-real-ip", "192.0.2.1")]),
+            [remove("x-real_ip"), remove("x_real_ip"),]
+        );
+    }
+
+    #[test]
+    fn both_kinds_of_list_are_written_of_one_chain() {
+        let config =
+            client_ip(json!({"trusted_proxies": ["fd00::/8"], "set": ["x-forwarded-for", "forwarded", "x-client"]}));
+        let edits = resolve(&config, "[fd00::1]:1", &[("x-forwarded-for", "203.0.113.5, fd00::2")]).edits;
+        assert_eq!(
+            edits,
+            [
+                replace("x-client", "203.0.113.5"),
+                replace("forwarded", "for=203.0.113.5, for=\"[fd00::2]\", for=\"[fd00::1]\""),
+                replace("x-forwarded-for", "203.0.113.5, fd00::2, fd00::1"),
+            ]
+        );
+    }
+
+    #[test]
+    fn an_unknown_peer_leaves_nothing_but_other_headers() {
+        let config = client_ip(json!({"trusted_hops": 1}));
+        let headers = [("x-real-ip", "a"), ("true_client-ip", "b"), ("accept", "*/*"), ("x-forwarded-for", "c")];
+        let resolution = resolve(&config, "", &headers);
+        assert_eq!(resolution.client, None);
+        assert_eq!(resolution.edits, [remove("x-real-ip"), remove("true_client-ip"), remove("x-forwarded-for")]);
+    }
+
+    #[test]
+    fn a_name_that_is_configured_with_underscores_is_read_and_written_so() {
+        let config = client_ip(json!({
+            "trusted_proxies": ["10.0.0.0/8"],
+            "sources": ["client_ip"],
+            "set": ["client-ip", "CLIENT_IP"],
+            "strip": [],
+        }));
+        let resolution = resolve(&config, "10.0.0.1:1", &[("client-ip", "192.0.2.66"), ("client_ip", "203.0.113.5")]);
+        assert_eq!(resolution.client, Some([203, 0, 113, 5].into()));
+        assert_eq!(resolution.edits, [remove("client_ip"), replace("client-ip", "203.0.113.5")]);
+    }
+
+    #[test]
+    fn names_longer_than_any_in_use_are_found_too() {
+        let long = format!("x-{}", "long-".repeat(20));
+        let config = client_ip(json!({"set": [], "strip": [long]}));
+        let spelled = long.replace('-', "_");
+        assert_eq!(resolve(&config, "10.0.0.1:1", &[(&spelled, "a")]).edits, [remove(&spelled)]);
+    }
+
+    #[test]
+    fn every_spelling_is_among_the_removals() {
+        let config = client_ip(json!({"set": ["x-real-ip"], "sources": ["forwarded"], "strip": []}));
+        let mut removals: Vec<String> = config.removals().collect();
+        removals.sort();
+        assert_eq!(removals, ["forwarded", "x-real-ip", "x-real_ip", "x_real-ip", "x_real_ip"]);
+        let config = client_ip(json!({"set": [], "sources": [], "strip": ["a-b-c-d-e-f-g-h-i-j-k"]}));
+        assert_eq!(config.removals().count(), 256);
+        assert!(config.removals().any(|name| name == "a_b_c_d_e_f_g_h_i_j_k"));
+    }
+
+    #[test]
+    fn an_empty_section_trusts_nobody_and_cleans_up() {
+        let (config, warnings) = read(json!({})).unwrap();
+        assert_eq!(warnings, Vec::<String>::new());
+        assert_eq!(config.peer_filter_state(), "idleguard.peer");
+        let mut names: Vec<String> = config.removals().filter(|name| !name.contains('_')).collect();
+        names.sort_unstable();
+        let expected = [
+            "cf-connecting-ip",
+            "fastly-client-ip",
+            "forwarded",
+            "true-client-ip",
+            "x-client-ip",
+            "x-cluster-client-ip",
+            "x-forwarded-for",
+            "x-real-ip",
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(client_ip(json!({"peer_filter_state": "my.peer"})).peer_filter_state(), "my.peer");
+    }
+
+    #[test]
+    fn an_impossible_setting_is_refused_by_name() {
+        let block = "an address or a block such as \"10.0.0.0/8\" or \"2001:db8::/32\", with neither zone nor port, or \
+                     \"private\", or \"loopback\"";
+        let name = "a header name: letters, digits and !#$%&'*+-.^_`|~";
+        let words = "\"peer\" or \"omit\" or \"reject\"";
+        for (config, key, given, allowed) in [
+            (json!({"trusted_proxies": ["10.0.0.1", "fe80::1%eth0"]}), "trusted_proxies[1]", "\"fe80::1%eth0\"", block),
+            (json!({"trusted_proxies": ["10.0.0.1:80"]}), "trusted_proxies[0]", "\"10.0.0.1:80\"", block),
+            (json!({"trusted_proxies": ["[::1]:80"]}), "trusted_proxies[0]", "\"[::1]:80\"", block),
+            (json!({"trusted_proxies": ["10.0.0.0/33"]}), "trusted_proxies[0]", "\"10.0.0.0/33\"", block),
+            (json!({"trusted_proxies": ["Private"]}), "trusted_proxies[0]", "\"Private\"", block),
+            (
+                json!({"trusted_proxies": ["1".repeat(500)]}),
+                "trusted_proxies[0]",
+                &format!("\"{}…", "1".repeat(119)),
+                block,
+            ),
+            (json!({"trusted_proxies": [7]}), "trusted_proxies[0]", "7", "a string"),
+            (json!({"trusted_proxies": "private"}), "trusted_proxies", "\"private\"", "a list of addresses and blocks"),
+            (json!({"trusted_hops": 0}), "trusted_hops", "0", "a whole number from 1 up"),
+            (json!({"trusted_hops": 1.5}), "trusted_hops", "1.5", "a whole number from 1 up"),
+            (json!({"trusted_hops": null}), "trusted_hops", "null", "a whole number from 1 up"),
+            (json!({"sources": ["x-real-ip", "x real ip"]}), "sources[1]", "\"x real ip\"", name),
+            (json!({"sources": "x-real-ip"}), "sources", "\"x-real-ip\"", "a list of header names"),
+            (json!({"set": [""]}), "set[0]", "\"\"", name),
+            (json!({"set": [":authority"]}), "set[0]", "\":authority\"", name),
+            (json!({"strip": ["x-réal-ip"]}), "strip[0]", "\"x-réal-ip\"", name),
+            (json!({"on_invalid": "drop"}), "on_invalid", "\"drop\"", words),
+            (json!({"on_missing": true}), "on_missing", "true", words),
+            (json!({"peer_filter_state": ""}), "peer_filter_state", "\"\"", "the key of a filter state"),
+            (
+                json!({"trusted_proxy": []}),
+                "trusted_proxy",
+                "[]",
+                "an unknown key; the keys here are trusted_proxies, trusted_hops, sources, set, strip, on_invalid, \
+                 on_missing, peer_filter_state",
+            ),
+        ] {
+            let expected = format!("client_ip.{key}: {given} is not allowed: {allowed}");
+            assert_eq!(read(config).err(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn what_lets_clients_choose_their_address_is_warned_of() {
+        assert_eq!(warnings(json!({"trusted_proxies": ["private", "203.0.113.0/24"], "trusted_hops": 2})), [""; 0]);
+        assert_eq!(
+            warnings(json!({"trusted_proxies": ["10.0.0.0/8", "0.0.0.0/0", "::/0"]})),
+            [
+                "client_ip.trusted_proxies[1]: \"0.0.0.0/0\" trusts every IPv4 address: whoever connects from one can \
+                 choose his own address",
+                "client_ip.trusted_proxies[2]: \"::/0\" trusts every IPv6 address: whoever connects from one can choose \
+                 his own address",
+            ]
+        );
+        assert_eq!(warnings(json!({"trusted_proxies": ["::ffff:0:0/96"]})).len(), 1);
+        assert_eq!(
+            warnings(json!({"trusted_hops": 2})),
+            [
+                "client_ip.trusted_hops: 2 without trusted_proxies believes any peer: make sure that only your own proxies \
+                 can connect"
+            ]
+        );
+        assert_eq!(
+            warnings(json!({"sources": ["X-Real-IP", "x-forwarded-for", "true-client-ip"]})),
+            ["client_ip.sources[0]: \"x-real-ip\" is asked before the list \"x-forwarded-for\": unless every trusted \
+                 proxy sets or removes it, clients can choose their address there"]
+        );
+        assert_eq!(warnings(json!({"sources": ["forwarded", "x-forwarded-for", "x-real-ip"]})), [""; 0]);
+    }
+
+    #[test]
+    fn a_set_header_is_written_though_strip_names_it() {
+        let config = client_ip(json!({"set": ["x-client-ip"], "strip": ["X_Client_IP"]}));
+        assert_eq!(resolve(&config, "192.0.2.1:1", &[]).edits, [replace("x-client-ip", "192.0.2.1")]);
+    }
+}

@@ -7,9 +7,11 @@
 //! | --- | --- |
 //! | `host` | every call to Envoy and, in `callbacks`, from it |
 //! | `contexts` | the contexts that Envoy made, by their ids |
+//! | `client_address` | reads the peer and the headers, and applies the edits |
 //! | `http` | what a request needs before Envoy's router sees it, and what its answer tells |
 #![cfg(target_arch = "wasm32")]
 
+mod client_address;
 mod contexts;
 mod host;
 mod http;

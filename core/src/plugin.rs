@@ -121,7 +121,11 @@ fn take_destinations(named: Section) -> Result<Vec<(String, Policy)>, ConfigErro
             Err(ConfigError { key: format!("{path}.{key}"), given, allowed: allowed.into() })
         };
         if name == "*" {
-            return refuse("*", &name, "the name of one destination: lanes are made for a cluster, so there is no rest");
+            return refuse(
+                "*",
+                &name,
+                "the name of one destination: lanes are made for a cluster, so there is no rest",
+            );
         }
         if name.is_empty() || name.len() > MAX_NAME || name.contains(|c: char| c == '=' || c.is_control()) {
             return refuse(&name, &name, "a name of up to 256 bytes, without \"=\" and control characters");
@@ -130,7 +134,8 @@ fn take_destinations(named: Section) -> Result<Vec<(String, Policy)>, ConfigErro
             return refuse(&name, &name, "at most 1000 destinations");
         }
         let policy = Policy::from_section(&name, Section::try_new(format!("{path}.{name}"), value)?)?;
-        let taken = |cluster: &&str| destinations.iter().any(|(_, other)| other.clusters().any(|known| known == *cluster));
+        let taken =
+            |cluster: &&str| destinations.iter().any(|(_, other)| other.clusters().any(|known| known == *cluster));
         if let Some(cluster) = policy.clusters().find(taken) {
             return refuse(&name, cluster, "clusters that no other destination has, as its base or a lane");
         }
@@ -144,7 +149,9 @@ fn parse_scout(mut section: Section) -> Result<Checked, ConfigError> {
     const CLUSTER: &str = "the cluster that leads to the internal listener of this filter";
     const PATH: &str = "a path that starts with \"/\", without blanks";
     const HOST: &str = "a host, with or without a port";
-    let is_name = |text: &&str| !text.is_empty() && text.len() <= MAX_NAME && !text.contains(|c: char| c == '=' || c.is_control());
+    let is_name = |text: &&str| {
+        !text.is_empty() && text.len() <= MAX_NAME && !text.contains(|c: char| c == '=' || c.is_control())
+    };
     let is_plain = |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
     let mut take = |key, allowed: &str, is_allowed: &dyn Fn(&&str) -> bool| {
         section.take_with(key, allowed, |value| value.as_str().filter(is_allowed).map(str::to_owned))
@@ -191,18 +198,36 @@ mod tests {
             ),
             ("{}", "filter: null is not allowed: \"http\" or \"scout\""),
             (r#"{"filter": "tcp"}"#, "filter: \"tcp\" is not allowed: \"http\" or \"scout\""),
-            (r#"{"filter": "connection", "destination": "x"}"#, "filter: \"connection\" is not allowed: \"http\" or \"scout\". The connection filter of idleguard 0.1 is gone"),
+            (
+                r#"{"filter": "connection", "destination": "x"}"#,
+                "filter: \"connection\" is not allowed: \"http\" or \"scout\". The connection filter of idleguard 0.1 is gone",
+            ),
             (r#"{"filter": "http"}"#, "destinations: null is not allowed: at least one destination, or client_ip"),
             (r#"{"filter": "http", "destinations": []}"#, "destinations: [] is not allowed: a JSON object"),
-            (r#"{"filter": "http", "destinations": {"*": {}}}"#, "destinations.*: \"*\" is not allowed: the name of one"),
-            (r#"{"filter": "http", "destinations": {"a=b": {}}}"#, "destinations.a=b: \"a=b\" is not allowed: a name of up to"),
+            (
+                r#"{"filter": "http", "destinations": {"*": {}}}"#,
+                "destinations.*: \"*\" is not allowed: the name of one",
+            ),
+            (
+                r#"{"filter": "http", "destinations": {"a=b": {}}}"#,
+                "destinations.a=b: \"a=b\" is not allowed: a name of up to",
+            ),
             (
                 r#"{"filter": "http", "destinations": {"a": {"lanes": {"x": "4s"}}, "b": {"cluster": "x"}}}"#,
                 "destinations.b: \"x\" is not allowed: clusters that no other destination has",
             ),
-            (r#"{"filter": "http", "client_ip": {}, "destination": "x"}"#, "destination: \"x\" is not allowed: an unknown key"),
-            (r#"{"filter": "http", "client_ip": {}, "advertise_keep_alive": "5s"}"#, "advertise_keep_alive: \"5s\" is not allowed: a key of idleguard 0.1: response_headers"),
-            (r#"{"filter": "scout", "destination": "x", "cluster": "y", "path": "z"}"#, "path: \"z\" is not allowed: a path"),
+            (
+                r#"{"filter": "http", "client_ip": {}, "destination": "x"}"#,
+                "destination: \"x\" is not allowed: an unknown key",
+            ),
+            (
+                r#"{"filter": "http", "client_ip": {}, "advertise_keep_alive": "5s"}"#,
+                "advertise_keep_alive: \"5s\" is not allowed: a key of idleguard 0.1: response_headers",
+            ),
+            (
+                r#"{"filter": "scout", "destination": "x", "cluster": "y", "path": "z"}"#,
+                "path: \"z\" is not allowed: a path",
+            ),
         ] {
             let refusal = refusal(json);
             assert!(refusal.starts_with(message), "{refusal}");

@@ -70,9 +70,7 @@ impl Demo {
     pub async fn start(config: &Config, lb_idle_timeout: Duration, clients: usize) -> Result<Self> {
         // Shorter than the timeout: a start that is safe, as 4 s are with the timeouts of real load balancers.
         let initial_limit = format!("{}ms", (lb_idle_timeout / 3).as_millis());
-        let learning = config
-            .clone()
-            .policy("initial_limit", initial_limit);
+        let learning = config.clone().policy("initial_limit", initial_limit);
         let mode = Mode::FinAt(lb_idle_timeout);
         Ok(Self {
             plain: Lane::start(config.clone().without_idleguard(), mode).await?,

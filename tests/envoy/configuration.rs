@@ -37,7 +37,7 @@ async fn a_wrong_key_or_value_is_named() {
         assert!(format!("{error:#}").contains(message), "{error:#}");
     }
     let connection = json!({"filter": "connection", "destination": "payments", "policy": {"lb_idle_timeout": 60}});
-    let output = refusal(&config.clone().connection_filter(&connection));
+    let output = refusal(&config.clone().scout_filter(&connection));
     assert!(
         output.contains("idleguard: policy.lb_idle_timeout: 60 is not allowed: \"learn\", or a duration"),
         "{output}"
@@ -68,7 +68,7 @@ async fn what_is_allowed_but_hardly_meant_is_warned_of() {
     let http = json!({"filter": "http", "client_ip": {"trusted_proxies": ["0.0.0.0/0"]},
         "destinations": {"payments": {"lb_idle_timeout": "60s"}}});
     let connection = json!({"filter": "connection", "destination": "payments", "policy": {"lb_idle_timeout": "50s"}});
-    let config = config.http_filter(&http).connection_filter(&connection);
+    let config = config.http_filter(&http).scout_filter(&connection);
     let said = Envoy::validate(&config, &Options::default()).expect("a verdict");
     assert!(said.accepted, "{}", said.output);
     assert!(said.output.contains("idleguard: client_ip.trusted_proxies[0]"), "{}", said.output);

@@ -4,32 +4,16 @@
 
 mod client_ip_docs;
 mod configuration;
-mod hints;
-mod http_filter_alone;
-mod in_flight;
-mod learns_the_timeout;
-mod lifetimes;
-mod no_stale_reuse;
-mod plain_tcp;
-mod probes;
-mod race;
 mod raw;
-#[path = "../reference/mod.rs"]
+#[path = "../../core/tests/reference/mod.rs"]
 mod reference;
 mod request;
-mod restarts;
-mod servers;
-mod soak;
-mod statistics;
-mod tls_destination;
-mod tls_inside;
 mod true_client;
 
 use std::time::Duration;
 
 use idleguard_harness::envoy::{Config, Envoy, Options};
 use idleguard_harness::project;
-use serde_json::json;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Tests that need the whole machine run alone: with two cores, one's load is another's stall.
@@ -49,13 +33,6 @@ fn project_config() -> Option<Config> {
     project::or_skip(project::envoy())?;
     project::or_skip(project::wasm())?;
     Some(Config::project().expect("envoy.yaml").free_ports())
-}
-
-/// Both filters with this policy for `payments`, without client-address rules.
-fn with_policy(config: Config, policy: &serde_json::Value) -> Config {
-    config
-        .http_filter(&json!({"filter": "http", "destinations": {"payments": policy}}))
-        .connection_filter(&json!({"filter": "connection", "destination": "payments", "policy": policy}))
 }
 
 async fn start(config: &Config, workers: u32) -> Envoy {

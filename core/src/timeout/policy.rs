@@ -75,7 +75,10 @@ impl Margin {
 /// Keys of the first design, and what takes their place.
 const RETIRED: &[(&str, &str)] = &[
     ("sentinel_max", "the scout watches idle connections now; its max_wait bounds how long"),
-    ("probe", "a scout asks the far end now: {\"filter\": \"scout\", \"path\": …} on an internal listener (docs/scout.md)"),
+    (
+        "probe",
+        "a scout asks the far end now: {\"filter\": \"scout\", \"path\": …} on an internal listener (docs/scout.md)",
+    ),
     ("max_lifetime", "max_connection_duration of the cluster's common_http_protocol_options does this"),
     ("lifetime_jitter", "Envoy has no jitter for max_connection_duration; leave the key out"),
     ("honor_keep_alive", "the scout heeds Keep-Alive: timeout; leave the key out"),
@@ -204,7 +207,8 @@ mod tests {
 
     #[test]
     fn lanes_are_ordered_and_their_tokens_are_as_written() {
-        let policy = policy(json!({"cluster": "outbound|443||x", "lanes": {"b": "900ms", "a": "4000ms", "c": "54s"}})).unwrap();
+        let policy =
+            policy(json!({"cluster": "outbound|443||x", "lanes": {"b": "900ms", "a": "4000ms", "c": "54s"}})).unwrap();
         let lanes: Vec<_> = policy.lanes.iter().map(|lane| (lane.cluster.as_str(), lane.token.as_str())).collect();
         assert_eq!(lanes, [("c", "payments=54s"), ("a", "payments=4000ms"), ("b", "payments=900ms")]);
     }
@@ -213,12 +217,27 @@ mod tests {
     fn what_cannot_be_is_refused_with_the_key() {
         for (value, message) in [
             (json!({"lanes": {"a": "4"}}), "destinations.payments.lanes.a: \"4\" is not allowed: the idle_timeout"),
-            (json!({"lanes": {"payments": "4s"}}), "destinations.payments.lanes.payments: \"4s\" is not allowed: a cluster of its own"),
-            (json!({"lanes": {"a": "4s", "b": "4000ms"}}), "destinations.payments.lanes.b: \"4000ms\" is not allowed: an idle_timeout that no"),
-            (json!({"lb_idle_timeout": "60s", "margin": "30s"}), "destinations.payments.margin: \"30s\" is not allowed"),
+            (
+                json!({"lanes": {"payments": "4s"}}),
+                "destinations.payments.lanes.payments: \"4s\" is not allowed: a cluster of its own",
+            ),
+            (
+                json!({"lanes": {"a": "4s", "b": "4000ms"}}),
+                "destinations.payments.lanes.b: \"4000ms\" is not allowed: an idle_timeout that no",
+            ),
+            (
+                json!({"lb_idle_timeout": "60s", "margin": "30s"}),
+                "destinations.payments.margin: \"30s\" is not allowed",
+            ),
             (json!({"margin": "50%"}), "destinations.payments.margin: \"50%\" is not allowed: a percentage below 50%"),
-            (json!({"probe": {"path": "/"}}), "destinations.payments.probe: {\"path\":\"/\"} is not allowed: a key of idleguard 0.1: a scout asks"),
-            (json!({"lb_idle": "60s"}), "destinations.payments.lb_idle: \"60s\" is not allowed: an unknown key; the keys here are cluster,"),
+            (
+                json!({"probe": {"path": "/"}}),
+                "destinations.payments.probe: {\"path\":\"/\"} is not allowed: a key of idleguard 0.1: a scout asks",
+            ),
+            (
+                json!({"lb_idle": "60s"}),
+                "destinations.payments.lb_idle: \"60s\" is not allowed: an unknown key; the keys here are cluster,",
+            ),
         ] {
             let refusal = policy(value).unwrap_err();
             assert!(refusal.starts_with(message), "{refusal}");

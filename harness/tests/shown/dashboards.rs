@@ -47,7 +47,7 @@ async fn every_query_of_the_dashboard_and_every_alert_finds_data() {
     let policy = json!({"lb_idle_timeout": "learn", "initial_limit": "1s"});
     let config = config
         .http_filter(&json!({"filter": "http", "destinations": {"payments": policy}, "client_ip": {}}))
-        .connection_filter(&json!({"filter": "connection", "destination": "payments", "policy": policy}))
+        .scout_filter(&json!({"filter": "connection", "destination": "payments", "policy": policy}))
         .upstream(lb.address());
     let envoy = Envoy::start(&config, Options::default()).await.expect("a running Envoy");
     let rules = deploy("prometheus/rules.yaml");

@@ -1,0 +1,171 @@
+//! The client-address rules in Envoy: reads the peer and the headers, and applies the edits.
+
+use std::cell::Cell;
+use std::ops::ControlFlow;
+
+use idleguard_core::client_ip::address::Text;
+use idleguard_core::client_ip::{ClientIp, Edit, Outcome, Peer};
+use idleguard_core::header_map;
+use idleguard_core::metrics::ClientIpMetric;
+
+use crate::host;
+
+/// The result, for access logs and later filters: the filter state `wasm.idleguard.client_ip`.
+const CLIENT_IP: &[u8] = b"idleguard.client_ip";
+
+/// The address that Envoy takes for the client's.
+const SOURCE_ADDRESS: &[u8] = b"source\0address";
+
+/// The rules of one filter configuration.
+pub(crate) struct ClientAddress {
+    rules: ClientIp,
+    /// The property that holds the true peer.
+    peer: Vec<u8>,
+    counts: ClientIpCounts,
+    has_warned_of_peer: Cell<bool>,
+}
+
+impl ClientAddress {
+    pub(crate) fn new(rules: ClientIp) -> Self {
+        Self {
+            peer: [b"filter_state\0", rules.peer_filter_state().as_bytes()].concat(),
+            counts: ClientIpCounts::new(),
+            has_warned_of_peer: Cell::new(false),
+            rules,
+        }
+    }
+
+    /// Tells Envoy what was counted.
+    pub(crate) fn report(&self) {
+        self.counts.report();
+    }
+
+    /// Who is on the other end of the downstream connection.
+    fn peer(&self) -> Peer {
+        let read = |path: &[u8]| {
+            host::property(path).unwrap_or_else(|error| {
+                host::report(error);
+                None
+            })
+        };
+        let peer = match read(&self.peer) {
+            Some(recorded) => Peer::from_filter_state(&recorded),
+            None => read(SOURCE_ADDRESS).map_or(Peer::Unknown, |source| Peer::from_source_address(&source)),
+        };
+        if peer == Peer::Unknown && !self.has_warned_of_peer.replace(true) {
+            log::warn!(
+                "the peer of a request is unknown: its client-address headers are removed, and none are written. Record the \
+                 peer before the HTTP connection manager, with the network filter set_filter_state (docs/client-ip.md)"
+            );
+        }
+        peer
+    }
+
+    /// Rewrites the headers that tell the client's address. `Break` if the request was answered instead.
+    pub(crate) fn rewrite(&self) -> ControlFlow<()> {
+        let bytes = host::request_headers().map_err(host::report).ok();
+        let wanted = |length, first| self.rules.concerns(length, first);
+        let headers = bytes.as_deref().and_then(|bytes| header_map::pairs_where(bytes, wanted));
+        self.rewrite_with(headers.as_deref())
+    }
+
+    fn rewrite_with(&self, headers: Option<&[(&[u8], &[u8])]>) -> ControlFlow<()> {
+        let Some(headers) = headers else {
+            // Fail closed: what can't be looked at is not let through.
+            let removed = self
+                .rules
+                .removals()
+                .all(|name| host::remove_request_header(name.as_bytes()).map_err(host::report).is_ok());
+            return if removed { ControlFlow::Continue(()) } else { refuse() };
+        };
+        let resolution = self.rules.resolve(self.peer(), headers);
+        self.counts.count(resolution.outcome, resolution.rejected);
+        if resolution.rejected {
+            let answer = host::respond(400, "idleguard_client_ip", "the client's address is missing or malformed\n");
+            return match answer {
+                Ok(()) => ControlFlow::Break(()),
+                Err(error) => {
+                    host::report(error);
+                    self.rewrite_with(None)
+                }
+            };
+        }
+        for edit in &resolution.edits {
+            let (name, edited) = match edit {
+                Edit::Remove { name } => (*name, host::remove_request_header(name)),
+                Edit::Replace { name, value } => {
+                    (name.as_bytes(), host::replace_request_header(name.as_bytes(), value))
+                }
+            };
+            let Err(error) = edited else { continue };
+            host::report(error);
+            if !withhold(name, headers) {
+                return refuse();
+            }
+        }
+        if let Some(client) = resolution.client {
+            host::set_property(CLIENT_IP, Text::new(client).as_bytes()).unwrap_or_else(host::report);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// What came of the client-address rules since Envoy was last told.
+#[derive(Default)]
+struct ClientIpCounts {
+    metrics: Vec<(ClientIpMetric, host::MetricId, Cell<u32>)>,
+}
+
+impl ClientIpCounts {
+    fn new() -> Self {
+        let define = |metric: &ClientIpMetric| {
+            let defined = host::define_metric(metric.kind(), &format!("idleguard.client_ip.{}", metric.name()));
+            defined.map_err(host::report).ok().map(|id| (*metric, id, Cell::new(0)))
+        };
+        Self { metrics: ClientIpMetric::ALL.iter().filter_map(define).collect() }
+    }
+
+    fn count(&self, outcome: Outcome, rejected: bool) {
+        let metric = match outcome {
+            Outcome::Rewritten => ClientIpMetric::Rewritten,
+            Outcome::UntrustedPeer => ClientIpMetric::UntrustedPeer,
+            Outcome::UnknownPeer => ClientIpMetric::UnknownPeer,
+            Outcome::Invalid => ClientIpMetric::Invalid,
+            Outcome::Missing => ClientIpMetric::Missing,
+        };
+        for (of, _, count) in &self.metrics {
+            if *of == metric || (rejected && *of == ClientIpMetric::Rejected) {
+                count.set(count.get().saturating_add(1));
+            }
+        }
+    }
+
+    fn report(&self) {
+        for (_, id, count) in &self.metrics {
+            match count.take() {
+                0 => {}
+                count => host::add_to_metric(*id, i64::from(count)).unwrap_or_else(host::report),
+            }
+        }
+    }
+}
+
+/// Keeps what a client may have written in a header that could not be edited from the application, if the host does
+/// anything at all. Returns whether it did.
+fn withhold(name: &[u8], headers: &[(&[u8], &[u8])]) -> bool {
+    let mut present = headers.iter().filter(|(present, _)| present.eq_ignore_ascii_case(name));
+    let is_removed = || host::remove_request_header(name).map_err(host::report).is_ok();
+    match (present.next(), present.next()) {
+        (None, _) => true,
+        // An empty value in place of the first one; more can only be removed.
+        (Some(_), None) => is_removed() || host::replace_request_header(name, b"").map_err(host::report).is_ok(),
+        _ => is_removed(),
+    }
+}
+
+/// Answers a request whose headers can't be made safe. If even that fails, the request stays where it is.
+fn refuse() -> ControlFlow<()> {
+    let body = "the client-address headers could not be rewritten\n";
+    host::respond(500, "idleguard_host_failure", body).unwrap_or_else(host::report);
+    ControlFlow::Break(())
+}

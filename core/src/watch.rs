@@ -15,6 +15,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use crate::time::{Timestamp, millis};
@@ -28,14 +29,14 @@ const MAX_PENDING: usize = 64;
 
 /// What is at the other end of a connection: a number for the cluster's name and the far end's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FarEnd(u64);
+pub struct FarEnd(NonZeroU64);
 
 impl FarEnd {
     /// The far end with this address, reached through this cluster.
     pub fn new(cluster: &[u8], address: &[u8]) -> Self {
         let mut hash = AddressHash::of(cluster);
         hash.add(address);
-        Self(hash.0)
+        Self(NonZeroU64::new(hash.0).unwrap_or(NonZeroU64::MIN))
     }
 }
 
@@ -59,26 +60,30 @@ impl ConnectionId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WaitingId(usize);
 
+/// Names a destination on its worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DestinationId(pub u16);
+
+impl DestinationId {
+    /// Of connections that lead elsewhere: they are known, so that they are asked about once, and nothing follows from them.
+    pub const NONE: Self = Self(u16::MAX);
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Connection {
     idle_since: Timestamp,
-    far_end: FarEnd,
+    /// `None`: two connections have this local address.
+    far_end: Option<FarEnd>,
     /// The cluster's `idle_timeout` in milliseconds, [`u32::MAX`] if it has none.
     idle_timeout: u32,
     in_flight: u16,
-    /// Two connections have this local address.
-    is_ambiguous: bool,
+    destination: DestinationId,
 }
 
-/// With its key and the table's own byte, at most 64 bytes a connection at the table's lowest load.
+/// With its key and the table's own byte: 33 bytes at the table's highest load, 8/7 and up to twice that otherwise.
 const _: () = assert!(size_of::<(u64, Connection)>() <= 32);
 
 impl Connection {
-    fn new(far_end: FarEnd, idle_timeout: Duration, now: Timestamp) -> Self {
-        let idle_timeout = u32::try_from(millis(idle_timeout)).unwrap_or(u32::MAX);
-        Self { idle_since: now, far_end, idle_timeout, in_flight: 0, is_ambiguous: false }
-    }
-
     fn is_gone(&self, now: Timestamp) -> bool {
         self.in_flight == 0
             && millis(now.since(self.idle_since)) > u64::from(self.idle_timeout)
@@ -93,20 +98,24 @@ pub enum Seen {
     New,
     /// It has served before; it was idle for less than [`SHORTEST_AGE`], or it is not known for how long.
     Reused {
-        /// How long at least, if known.
+        /// Where it leads.
+        destination: DestinationId,
+        /// For how long, or not much less, if known.
         idle_age: Option<Duration>,
     },
     /// It has served before, and was idle for this long: if the far end is who it was, which [`Watch::confirm`] asks for.
     Aged {
-        /// How long.
+        /// Where it leads.
+        destination: DestinationId,
+        /// For how long at least.
         idle_age: Duration,
     },
 }
 
-/// An age that is not certain yet. `T` is whose it is.
+/// An age that is not certain yet.
 #[derive(Clone, Debug)]
-struct Pending<T> {
-    of: T,
+struct Pending {
+    destination: DestinationId,
     connection: ConnectionId,
     /// When the connection became idle.
     idle_since: Timestamp,
@@ -125,22 +134,16 @@ pub enum Confirmed {
 }
 
 /// The upstream connections of one worker.
-#[derive(Debug)]
-pub struct Watch<T> {
+#[derive(Debug, Default)]
+pub struct Watch {
     connections: HashMap<u64, Connection, BuildHasherDefault<KeptHash>>,
     /// When each request was sent that has no answer yet. Free places hold `None`.
     waiting: Vec<Option<Timestamp>>,
     free: Vec<usize>,
-    pending: Vec<Pending<T>>,
+    pending: Vec<Pending>,
 }
 
-impl<T> Default for Watch<T> {
-    fn default() -> Self {
-        Self { connections: HashMap::default(), waiting: Vec::new(), free: Vec::new(), pending: Vec::new() }
-    }
-}
-
-impl<T> Watch<T> {
+impl Watch {
     /// A request is handed to the router.
     pub fn send(&mut self, now: Timestamp) -> WaitingId {
         match self.free.pop() {
@@ -170,15 +173,17 @@ impl<T> Watch<T> {
 
     /// A request is answered, by whomever, on this connection.
     pub fn answered(&mut self, request: WaitingId, id: ConnectionId) -> Seen {
-        let Some(sent) = self.stop_waiting(request) else { return Seen::Reused { idle_age: None } };
+        let Some(sent) = self.stop_waiting(request) else {
+            return Seen::Reused { destination: DestinationId::NONE, idle_age: None };
+        };
         self.assign(id, sent);
         let Some(connection) = self.connections.get_mut(&id.0).filter(|connection| !connection.is_gone(sent)) else {
             return Seen::New;
         };
-        let (idle_since, is_idle) = (connection.idle_since, connection.in_flight == 0 && !connection.is_ambiguous);
-        connection.in_flight = connection.in_flight.saturating_add(1);
-        if !is_idle {
-            return Seen::Reused { idle_age: None };
+        let Connection { idle_since, destination, far_end, in_flight, .. } = *connection;
+        connection.in_flight = in_flight.saturating_add(1);
+        if in_flight > 0 || far_end.is_none() {
+            return Seen::Reused { destination, idle_age: None };
         }
         let mut idle_age = sent.since(idle_since);
         if idle_age >= SHORTEST_AGE {
@@ -186,32 +191,44 @@ impl<T> Watch<T> {
             let ended = self.waiting.iter().flatten().filter(|other| **other >= idle_since).min();
             idle_age = ended.map_or(idle_age, |other| idle_age.min(other.since(idle_since)));
         }
-        if idle_age >= SHORTEST_AGE { Seen::Aged { idle_age } } else { Seen::Reused { idle_age: Some(idle_age) } }
+        if idle_age >= SHORTEST_AGE {
+            Seen::Aged { destination, idle_age }
+        } else {
+            Seen::Reused { destination, idle_age: Some(idle_age) }
+        }
     }
 
     /// Takes in a connection that [`answered`](Self::answered) called new. Returns false if there are too many.
-    pub fn open(&mut self, id: ConnectionId, far_end: FarEnd, idle_timeout: Duration, now: Timestamp) -> bool {
+    pub fn open(
+        &mut self,
+        id: ConnectionId,
+        destination: DestinationId,
+        far_end: FarEnd,
+        idle_timeout: Duration,
+        now: Timestamp,
+    ) -> bool {
         if self.connections.len() >= MAX_CONNECTIONS && !self.connections.contains_key(&id.0) {
             return false;
         }
-        let connection = Connection { in_flight: 1, ..Connection::new(far_end, idle_timeout, now) };
-        self.connections.insert(id.0, connection);
+        let idle_timeout = u32::try_from(millis(idle_timeout)).unwrap_or(u32::MAX);
+        let far_end = Some(far_end);
+        self.connections.insert(id.0, Connection { idle_since: now, far_end, idle_timeout, in_flight: 1, destination });
         true
     }
 
     /// Says who is at the other end of a connection with an [age](Seen::Aged), and what came of the request.
-    pub fn confirm(&mut self, of: T, id: ConnectionId, far_end: FarEnd, evidence: Evidence) -> Confirmed {
+    pub fn confirm(&mut self, id: ConnectionId, far_end: FarEnd, evidence: Evidence) -> Confirmed {
         let Some(connection) = self.connections.get_mut(&id.0) else { return Confirmed::Not };
-        if connection.far_end != far_end {
-            connection.is_ambiguous = true;
+        if connection.far_end != Some(far_end) {
+            connection.far_end = None;
             return Confirmed::Not;
         }
-        let idle_since = connection.idle_since;
+        let Connection { idle_since, destination, .. } = *connection;
         if self.oldest_waiting().is_none_or(|oldest| oldest >= idle_since) {
             return Confirmed::Certain;
         }
         if self.pending.len() < MAX_PENDING {
-            self.pending.push(Pending { of, connection: id, idle_since, evidence });
+            self.pending.push(Pending { destination, connection: id, idle_since, evidence });
         }
         Confirmed::Later
     }
@@ -221,14 +238,14 @@ impl<T> Watch<T> {
         self.pending.retain(|pending| pending.connection != id || sent >= pending.idle_since);
     }
 
-    /// The ages that are certain by now, with whose they are: no request is left that may have been on their connection.
-    pub fn resolve(&mut self) -> Vec<(T, Evidence)> {
+    /// The ages that are certain by now, with their destinations: no request is left that may have been on their connection.
+    pub fn resolve(&mut self) -> Vec<(DestinationId, Evidence)> {
         if self.pending.is_empty() {
             return Vec::new();
         }
         let oldest = self.oldest_waiting();
-        let is_certain = |pending: &mut Pending<T>| oldest.is_none_or(|oldest| oldest >= pending.idle_since);
-        self.pending.extract_if(.., is_certain).map(|pending| (pending.of, pending.evidence)).collect()
+        let is_certain = |pending: &mut Pending| oldest.is_none_or(|oldest| oldest >= pending.idle_since);
+        self.pending.extract_if(.., is_certain).map(|pending| (pending.destination, pending.evidence)).collect()
     }
 
     /// The exchange on a connection has ended.

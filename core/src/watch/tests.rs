@@ -3,6 +3,8 @@
 use super::*;
 use proptest::prelude::*;
 
+const D: DestinationId = DestinationId(7);
+
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn at(millis: u64) -> Timestamp {
@@ -22,18 +24,18 @@ fn answered(sent: Timestamp, age: Duration) -> Evidence {
 }
 
 /// One exchange on a connection, alone, from one time to another.
-fn exchange(watch: &mut Watch<()>, connection: &str, from: u64, to: u64) -> Seen {
+fn exchange(watch: &mut Watch, connection: &str, from: u64, to: u64) -> Seen {
     let request = watch.send(at(from));
     let seen = watch.answered(request, id(connection));
     if seen == Seen::New {
-        watch.open(id(connection), far("a"), HOUR, at(from));
+        watch.open(id(connection), D, far("a"), HOUR, at(from));
     }
     watch.ended(id(connection), at(to));
     seen
 }
 
 fn aged(millis: u64) -> Seen {
-    Seen::Aged { idle_age: Duration::from_millis(millis) }
+    Seen::Aged { destination: D, idle_age: Duration::from_millis(millis) }
 }
 
 #[test]
@@ -41,20 +43,27 @@ fn an_age_runs_from_the_end_of_an_exchange_until_the_next_request_is_sent() {
     let mut watch = Watch::default();
     assert_eq!(exchange(&mut watch, "c", 0, 100), Seen::New);
     assert_eq!(exchange(&mut watch, "c", 2_100, 9_000), aged(2_000));
-    assert_eq!(exchange(&mut watch, "c", 9_100, 9_200), Seen::Reused { idle_age: Some(Duration::from_millis(100)) });
+    assert_eq!(
+        exchange(&mut watch, "c", 9_100, 9_200),
+        Seen::Reused { destination: D, idle_age: Some(Duration::from_millis(100)) }
+    );
 }
 
 #[test]
 fn a_busy_connection_has_no_idle_age() {
-    let mut watch = Watch::<()>::default();
+    let mut watch = Watch::default();
     exchange(&mut watch, "c", 0, 0);
     let long = watch.send(at(1_000));
     assert_eq!(watch.answered(long, id("c")), aged(1_000));
     let other = watch.send(at(5_000));
-    assert_eq!(watch.answered(other, id("c")), Seen::Reused { idle_age: None });
+    assert_eq!(watch.answered(other, id("c")), Seen::Reused { destination: D, idle_age: None });
     watch.ended(id("c"), at(5_100));
     let other = watch.send(at(8_000));
-    assert_eq!(watch.answered(other, id("c")), Seen::Reused { idle_age: None }, "the long one is in flight");
+    assert_eq!(
+        watch.answered(other, id("c")),
+        Seen::Reused { destination: D, idle_age: None },
+        "the long one is in flight"
+    );
     watch.ended(id("c"), at(8_000));
     watch.ended(id("c"), at(9_000));
     assert_eq!(exchange(&mut watch, "c", 10_000, 10_000), aged(1_000));
@@ -62,7 +71,7 @@ fn a_busy_connection_has_no_idle_age() {
 
 #[test]
 fn what_was_sent_meanwhile_and_has_no_answer_ends_the_age() {
-    let mut watch = Watch::<()>::default();
+    let mut watch = Watch::default();
     exchange(&mut watch, "c", 0, 0);
     let _unanswered = watch.send(at(2_000));
     let request = watch.send(at(5_000));
@@ -77,10 +86,10 @@ fn what_was_sent_before_and_has_no_answer_makes_the_age_wait() {
     let request = watch.send(at(3_200));
     assert_eq!(watch.answered(request, id("c")), aged(3_000));
     let evidence = answered(at(3_200), Duration::from_secs(3));
-    assert_eq!(watch.confirm((), id("c"), far("a"), evidence), Confirmed::Later);
+    assert_eq!(watch.confirm(id("c"), far("a"), evidence), Confirmed::Later);
     assert_eq!(watch.resolve(), []);
     assert_eq!(watch.answered(old, id("another")), Seen::New);
-    assert_eq!(watch.resolve(), [((), evidence)], "it was not on this connection");
+    assert_eq!(watch.resolve(), [(D, evidence)], "it was not on this connection");
 }
 
 #[test]
@@ -91,14 +100,14 @@ fn and_if_it_was_on_the_connection_there_is_no_age() {
     let request = watch.send(at(3_200));
     watch.answered(request, id("c"));
     let evidence = answered(at(3_200), Duration::from_secs(3));
-    assert_eq!(watch.confirm((), id("c"), far("a"), evidence), Confirmed::Later);
+    assert_eq!(watch.confirm(id("c"), far("a"), evidence), Confirmed::Later);
     watch.answered(old, id("c"));
     assert_eq!(watch.resolve(), []);
 }
 
 #[test]
 fn a_request_that_ended_without_an_answer_used_its_connection_until_then() {
-    let mut watch = Watch::<()>::default();
+    let mut watch = Watch::default();
     exchange(&mut watch, "c", 0, 0);
     let aborted = watch.send(at(1_000));
     watch.ended_unanswered(aborted, Some(id("c")), at(4_000));
@@ -115,19 +124,19 @@ fn an_address_with_another_far_end_tells_nothing_any_more() {
     let request = watch.send(at(1_000));
     assert_eq!(watch.answered(request, id("c")), aged(1_000));
     let evidence = answered(at(1_000), Duration::from_secs(1));
-    assert_eq!(watch.confirm((), id("c"), far("b"), evidence), Confirmed::Not);
+    assert_eq!(watch.confirm(id("c"), far("b"), evidence), Confirmed::Not);
     watch.ended(id("c"), at(1_000));
-    assert_eq!(exchange(&mut watch, "c", 9_000, 9_000), Seen::Reused { idle_age: None });
+    assert_eq!(exchange(&mut watch, "c", 9_000, 9_000), Seen::Reused { destination: D, idle_age: None });
     let other_cluster = FarEnd::new(b"payments-4s", b"a");
     assert_ne!(other_cluster, far("a"));
 }
 
 #[test]
 fn a_connection_older_than_its_idle_timeout_is_another_one() {
-    let mut watch = Watch::<()>::default();
+    let mut watch = Watch::default();
     let request = watch.send(at(0));
     watch.answered(request, id("c"));
-    watch.open(id("c"), far("a"), Duration::from_secs(4), at(0));
+    watch.open(id("c"), D, far("a"), Duration::from_secs(4), at(0));
     watch.ended(id("c"), at(0));
     assert_eq!(exchange(&mut watch, "c", 4_001, 4_001), Seen::New);
     watch.broken(id("c"));
@@ -136,13 +145,13 @@ fn a_connection_older_than_its_idle_timeout_is_another_one() {
 
 #[test]
 fn what_is_watched_is_bounded() {
-    let mut watch = Watch::<()>::default();
+    let mut watch = Watch::default();
     let connection = |number: usize| ConnectionId::new(&number.to_le_bytes());
     for number in 0..MAX_CONNECTIONS {
-        assert!(watch.open(connection(number), far("a"), Duration::from_secs(4), at(0)));
+        assert!(watch.open(connection(number), D, far("a"), Duration::from_secs(4), at(0)));
         watch.ended(connection(number), at(0));
     }
-    assert!(!watch.open(connection(MAX_CONNECTIONS), far("a"), HOUR, at(0)));
+    assert!(!watch.open(connection(MAX_CONNECTIONS), D, far("a"), HOUR, at(0)));
     watch.ended(connection(MAX_CONNECTIONS), at(0));
     watch.forget(at(4_001));
     assert!(watch.is_empty());
@@ -208,27 +217,30 @@ proptest! {
         };
         let mut watch = Watch::default();
         let mut waiting = vec![None; streams.len()];
-        let mut known: Vec<(usize, Evidence)> = Vec::new();
+        let mut known: Vec<Evidence> = Vec::new();
         for (time, number, what) in events {
             let now = at(time);
             let connection = id(&streams[number].connection.to_string());
             match what {
                 What::Sent => waiting[number] = Some(watch.send(now)),
                 What::Answered => match watch.answered(waiting[number].unwrap(), connection) {
-                    Seen::New => { watch.open(connection, far("a"), HOUR, now); }
+                    Seen::New => { watch.open(connection, D, far("a"), HOUR, now); }
                     Seen::Reused { .. } => {}
-                    Seen::Aged { idle_age } => {
-                        let evidence = answered(at(streams[number].sent), idle_age);
-                        if watch.confirm(number, connection, far("a"), evidence) == Confirmed::Certain {
-                            known.push((number, evidence));
+                    Seen::Aged { idle_age, .. } => {
+                        let outcome = Outcome::Failed { connection: number as u64 }; // names the request here
+                        let evidence = Evidence { sent: at(streams[number].sent), idle_age, outcome };
+                        if watch.confirm(connection, far("a"), evidence) == Confirmed::Certain {
+                            known.push(evidence);
                         }
                     }
                 },
                 What::Ended => watch.ended(connection, now),
             }
-            known.extend(watch.resolve());
+            known.extend(watch.resolve().into_iter().map(|(_, evidence)| evidence));
         }
-        for (number, evidence) in known {
+        for evidence in known {
+            let Outcome::Failed { connection: number } = evidence.outcome else { unreachable!() };
+            let number = usize::try_from(number).unwrap();
             let idle = idle_for(number);
             prop_assert!(u128::from(idle) >= evidence.idle_age.as_millis(), "{number}: idle for {idle} ms, not {:?}", evidence.idle_age);
         }

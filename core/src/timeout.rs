@@ -86,6 +86,11 @@ impl Timeout {
         &self.knowledge
     }
 
+    /// What a scout has found out, as far as this worker knows.
+    pub fn measured(&self) -> Option<Measured> {
+        self.measured
+    }
+
     /// Whether there is a lane within the limit.
     pub fn is_safe(&self) -> bool {
         self.lanes.choose(&self.policy, self.limit.limit).is_safe

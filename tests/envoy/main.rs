@@ -4,12 +4,14 @@
 
 mod client_ip_docs;
 mod configuration;
+mod lanes;
 mod no_stale_reuse;
 mod raw;
 #[path = "../../core/tests/reference/mod.rs"]
 mod reference;
 mod request;
 mod true_client;
+mod watching;
 
 use std::time::Duration;
 

@@ -57,6 +57,13 @@ impl Request {
         Action::Continue
     }
 
+    pub(crate) fn on_request_trailers(&mut self) -> Action {
+        match &self.root.client_address {
+            Some(client_address) if client_address.clean_trailers().is_break() => Action::Pause,
+            _ => Action::Continue,
+        }
+    }
+
     pub(crate) fn on_response_headers(&mut self) -> Action {
         Action::Continue
     }

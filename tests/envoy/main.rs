@@ -3,7 +3,10 @@
 #![allow(clippy::disallowed_methods)] // real Envoys need real time
 
 mod client_ip_docs;
+mod client_ip_kinds;
 mod configuration;
+mod far_end;
+mod next_hop;
 mod raw;
 #[path = "../../core/tests/reference/mod.rs"]
 mod reference;

@@ -223,8 +223,7 @@ async fn each_outcome_is_counted() {
 async fn a_list_longer_than_any_chain_of_proxies_is_malformed() {
     let Some(project) = project_config() else { return };
     let lb = StubLb::start(Mode::Stable);
-    let rules =
-        json!({"trusted_proxies": ["10.0.0.0/8", "127.0.0.1"], "set": ["x-real-ip"], "on_invalid": "reject"});
+    let rules = json!({"trusted_proxies": ["10.0.0.0/8", "127.0.0.1"], "set": ["x-real-ip"], "on_invalid": "reject"});
     let config =
         with_client_ip(project.upstream(lb.address()), &rules).set(&format!("{MANAGER}/max_request_headers_kb"), 200);
     let envoy = start(&config, 1).await;

@@ -20,8 +20,8 @@
 //! assert_eq!(
 //!     resolution.edits,
 //!     [
-//!         Edit::Replace { name: "x-real-ip", value: "203.0.113.5".into() },
 //!         Edit::Remove { name: b"x-forwarded-for" },
+//!         Edit::Replace { name: "x-real-ip", value: "203.0.113.5".into() },
 //!     ],
 //! );
 //! # Ok::<(), idleguard_core::config::ConfigError>(())

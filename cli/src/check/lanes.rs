@@ -11,7 +11,7 @@ use super::rules::{
     LANE_DIFFERS, LANE_HEADER_KEPT, LANE_IDLE_TIMEOUT, LANE_ROUTE_DIFFERS, LANE_ROUTE_ORDER, MISSING_LANE_ROUTE,
     SHARED_POOL, UNKNOWN_DESTINATION,
 };
-use super::{Findings, HttpFilter, Setup, Surroundings, quoted};
+use super::{Finding, Findings, HttpFilter, Setup, Surroundings, quoted};
 use crate::bootstrap::{self, CLUSTER_TYPES, Hcm, Route, common_options, protobuf_duration, text};
 use crate::inject::lanes::{copy, is_duration, set_idle_timeout};
 use crate::inject::routes;
@@ -26,11 +26,11 @@ pub(super) fn check(setup: &Setup<'_>, surroundings: Surroundings, findings: &mu
         for (name, policy) in &filter.config.destinations {
             names(setup, filter, policy, findings);
             if let Some(hcm) = filter.hcm {
-                in_hcm(setup, filter, hcm, (name, policy), findings);
+                in_hcm(filter, hcm, (name, policy), findings);
             }
             if !seen.contains(&policy.cluster.as_str()) {
                 seen.push(&policy.cluster);
-                clusters(setup, filter, policy, surroundings, findings);
+                clusters(setup, policy, surroundings, findings);
                 shared(setup, policy, findings);
             }
         }
@@ -48,13 +48,7 @@ fn names(setup: &Setup<'_>, filter: &HttpFilter<'_>, policy: &Policy, findings: 
 }
 
 /// The base and its lanes, as clusters.
-fn clusters(
-    setup: &Setup<'_>,
-    filter: &HttpFilter<'_>,
-    policy: &Policy,
-    surroundings: Surroundings,
-    findings: &mut Findings<'_>,
-) {
+fn clusters(setup: &Setup<'_>, policy: &Policy, surroundings: Surroundings, findings: &mut Findings<'_>) {
     let Some((path, base)) = bootstrap::cluster(setup.root, &policy.cluster) else { return };
     let at = |path: &Path, cluster: &Value| path.join(&common_options(cluster).then("idle_timeout"));
     let week = Duration::from_secs(7 * 24 * 3600);
@@ -98,7 +92,6 @@ fn clusters(
             findings.add(&LANE_DIFFERS, &path, what);
         }
     }
-    let _ = filter;
 }
 
 fn differing(name: &str, cluster: &Value, said: Duration) -> String {
@@ -134,7 +127,6 @@ fn differing_keys(base: &Value, lane: &Value, name: &str) -> Vec<String> {
 
 /// The routes of the connection manager that a filter is in.
 fn in_hcm(
-    setup: &Setup<'_>,
     filter: &HttpFilter<'_>,
     hcm: &Hcm<'_>,
     (name, policy): (&str, &Policy),
@@ -151,22 +143,19 @@ fn in_hcm(
     for route in all.iter().filter(|route| route.token().is_none() && route.leads_to(&policy.cluster)) {
         copies(&all, route, policy, findings);
     }
-    let mut is_kept = false;
     for route in all.iter().filter(|route| route.token().is_some_and(|token| policy.lanes.iter().any(|lane| lane.token == token))) {
         let is_removed = [route.config, route.virtual_host, route.configuration].into_iter().any(bootstrap::removes_lane_header);
         if !is_removed {
-            is_kept = true;
             let what = format!("the route to a lane of {name:?} does not remove {}", bootstrap::LANE_HEADER);
             findings.add(&LANE_HEADER_KEPT, &route.path, what);
         }
     }
-    // Where all copies remove it, the base's own routes may still meet a client's header.
     let leads = all.iter().any(|route| route.leads_to(&policy.cluster));
-    if leads && !is_kept && !bootstrap::removes_early(hcm.config) {
+    if leads && !bootstrap::removes_early(hcm.config) {
         let what = format!("clients can choose a lane of {name:?} with a header {} of their own", bootstrap::LANE_HEADER);
         findings.add(&CLIENT_CHOSEN_LANE, &hcm.path, what);
     }
-    by_header(setup, hcm, findings);
+    by_header(hcm, findings);
 }
 
 fn all_requests(
@@ -176,8 +165,8 @@ fn all_requests(
     names: &[&str],
     findings: &mut Findings<'_>,
 ) {
-    if hcm.leads_only_to(names) || all.is_empty() && hcm.is_open() && !hcm.path.0.is_empty() && hcm.config.get("rds").is_some() {
-        return;
+    if hcm.leads_only_to(names) || hcm.config.get("rds").is_some() {
+        return; // or the routes are not in the file
     }
     let others: Vec<&str> = all.iter().flat_map(|route| route.clusters()).filter(|one| !names.contains(one)).collect();
     let what = match others.as_slice() {
@@ -192,7 +181,7 @@ fn copies(all: &[Route<'_>], route: &Route<'_>, policy: &Policy, findings: &mut 
     for lane in &policy.lanes {
         let wanted = routes::copy(route.config, &policy.cluster, &lane.cluster, &lane.token);
         let found = routes::siblings(all, route)
-            .find(|other| other.config.get("match") == wanted.get("match") && other.leads_to(&lane.cluster));
+            .find(|other| routes::is_same_match(other.config, &wanted) && other.leads_to(&lane.cluster));
         let Some(found) = found else {
             let what = format!("no copy of this route leads to the lane {:?} ({})", lane.cluster, lane.token);
             findings.add(&MISSING_LANE_ROUTE, &route.path, what);
@@ -212,23 +201,21 @@ fn copies(all: &[Route<'_>], route: &Route<'_>, policy: &Policy, findings: &mut 
 
 fn differing_fields<'a>(wanted: &'a Value, found: &'a Value) -> Vec<&'a str> {
     let (Value::Object(wanted), Value::Object(found)) = (wanted, found) else { return Vec::new() };
-    let is_told = |key: &str| !["request_headers_to_remove", "name"].contains(&key);
+    let is_told = |key: &str| !["match", "name", "request_headers_to_remove"].contains(&key);
     let differs = |key: &&String| is_told(key) && wanted.get(*key) != found.get(*key);
     let both = wanted.keys().chain(found.keys().filter(|key| !wanted.contains_key(*key)));
     both.filter(differs).map(String::as_str).collect()
 }
 
 /// Routes whose cluster a header names.
-fn by_header(setup: &Setup<'_>, hcm: &Hcm<'_>, findings: &mut Findings<'_>) {
-    let already = findings.list.iter().any(|finding| finding.id == CLUSTER_HEADER_ROUTE.id);
-    if already {
-        return;
-    }
-    let _ = setup;
+fn by_header(hcm: &Hcm<'_>, findings: &mut Findings<'_>) {
     walk(hcm.config, &mut |below, value| {
-        if below.0.last() == Some(&"cluster_header".into()) {
+        let path = hcm.path.join(below);
+        let is_known = |finding: &Finding| finding.id == CLUSTER_HEADER_ROUTE.id && finding.path == path.to_string();
+        // Several destinations have one connection manager.
+        if below.0.last() == Some(&"cluster_header".into()) && !findings.list.iter().any(is_known) {
             let what = format!("the cluster of this route is what the header {value} says");
-            findings.add(&CLUSTER_HEADER_ROUTE, &hcm.path.join(below), what);
+            findings.add(&CLUSTER_HEADER_ROUTE, &path, what);
         }
     });
 }
@@ -238,10 +225,11 @@ fn shared(setup: &Setup<'_>, policy: &Policy, findings: &mut Findings<'_>) {
     for cluster in policy.clusters() {
         for reference in bootstrap::references(setup.root, cluster).into_iter().filter(|reference| !reference.is_route) {
             let keys = reference.path.to_string();
+            let is_ours = setup.plugins.iter().any(|plugin| reference.path.is_within(&plugin.path));
             let holder = reference.path.split_last().map(|(holder, _)| holder).unwrap_or_default();
             // TCP has a pool of its own.
             let is_tcp = holder.get(setup.root).is_some_and(|config| bootstrap::is_message(config, bootstrap::TCP_PROXY));
-            if !is_tcp && !keys.contains("local_cluster_name") {
+            if !is_ours && !is_tcp && !keys.contains("local_cluster_name") {
                 let what = format!("{cluster:?} is used by more than the routes that idleguard sees");
                 findings.add(&SHARED_POOL, &reference.path, what);
             }

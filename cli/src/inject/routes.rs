@@ -64,7 +64,7 @@ fn missing(document: &Document, destination: &Destination) -> Option<(Path, Valu
             for lane in &destination.lanes {
                 let token = lane.token(&destination.name);
                 let wanted = copy(route.config, &destination.cluster, &lane.cluster, &token);
-                if !siblings(&routes, route).any(|other| other.config.get("match") == wanted.get("match")) {
+                if !siblings(&routes, route).any(|other| is_same_match(other.config, &wanted)) {
                     let raw = route.path.get(document.raw())?;
                     return Some((route.path.clone(), copy(raw, &destination.cluster, &lane.cluster, &token)));
                 }
@@ -103,6 +103,27 @@ pub fn copy(route: &Value, base: &str, lane: &str, token: &str) -> Value {
         push(entry(&mut copy, "request_headers_to_remove"), LANE_HEADER.into());
     }
     copy
+}
+
+/// Whether two routes match the same requests, as far as spelling goes: the case of headers' names, their order, and the older
+/// way to write an exact match.
+pub(crate) fn is_same_match(one: &Value, other: &Value) -> bool {
+    let normal = |route: &Value| {
+        let mut rule = route.get("match").cloned().unwrap_or_default();
+        if let Some(Value::Array(headers)) = rule.get_mut("headers") {
+            for header in headers.iter_mut().filter_map(Value::as_object_mut) {
+                if let Some(name) = header.get("name").and_then(Value::as_str).map(str::to_ascii_lowercase) {
+                    header.insert("name".to_owned(), name.into());
+                }
+                if let Some(exact) = header.remove("exact_match") {
+                    header.insert("string_match".to_owned(), json!({ "exact": exact }));
+                }
+            }
+            headers.sort_by_key(Value::to_string);
+        }
+        rule
+    };
+    normal(one) == normal(other)
 }
 
 /// Adds to a list, which may not be there, or be written as its one item.

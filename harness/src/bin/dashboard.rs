@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use idleguard_harness::{
     arguments,
-    demo::Demo,
+    demo::{Demo, Timeouts},
     project,
     prometheus::{Panel, Prometheus, panels},
 };
@@ -54,7 +54,8 @@ async fn main() -> Result<()> {
     let json = std::fs::read(project::root().join("deploy/grafana/idleguard.json"))?;
     let dashboard: Value = serde_json::from_slice(&json).context("the dashboard")?;
 
-    let demo = Demo::start(&config, Duration::from_secs(3), 60).await?;
+    let demo =
+        Demo::start(&config, Timeouts { first: Duration::from_secs(6), then: Duration::from_secs(2) }, 60).await?;
     let prometheus = Prometheus::start(demo.guarded_admin(), &rules).await?;
     let duration = Duration::from_secs(arguments.seconds);
     demo.round(duration).await;

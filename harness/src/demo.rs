@@ -27,7 +27,10 @@ use crate::{
 };
 
 /// When, in each round, the load balancers' idle timeout falls.
-const FALLS_AT: f64 = 0.4;
+const FALLS_AT: f64 = 0.3;
+
+/// The longest silence of a client, in terms of the first timeout.
+pub const LONGEST: f64 = 1.25;
 
 /// What the scout asks for: by it the load balancer tells its connections from those of requests.
 const SCOUT: &str = "/scout";
@@ -119,7 +122,7 @@ impl Demo {
             tokio::time::sleep(duration.mul_f64(FALLS_AT)).await;
             self.follow_script(self.timeouts.then);
         };
-        let longest = self.timeouts.first.mul_f64(1.5);
+        let longest = self.timeouts.first.mul_f64(LONGEST);
         let (plain, guarded, ()) = tokio::join!(
             self.plain.measure(self.clients, longest, duration),
             self.guarded.measure(self.clients, longest, duration),
@@ -194,8 +197,8 @@ impl Side {
     async fn measure(&self, clients: usize, longest: Duration, duration: Duration) -> Outcome {
         let gap = (Duration::ZERO, longest);
         let load = |pattern| Load::post(self.envoy.ingress(), pattern).live(self.live.clone());
-        let bursts = load(Pattern::Bursts { gap }).clients(clients.div_ceil(2));
-        let scattered = load(Pattern::Scattered { gap }).clients(clients / 2);
+        let bursts = load(Pattern::Bursts { gap }).clients(clients.div_ceil(4));
+        let scattered = load(Pattern::Scattered { gap }).clients(clients - clients.div_ceil(4));
         let before = self.lb.counters();
         let mut seen = Vec::new();
         let lanes = async {

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use idleguard_harness::{
     arguments,
-    demo::{Comparison, Demo, Timeouts, page::Page},
+    demo::{Comparison, Demo, LONGEST, Timeouts, page::Page},
     process,
 };
 use tokio::time::{interval, sleep};
@@ -62,9 +62,9 @@ async fn demo(arguments: Arguments) -> Result<()> {
 
     println!("Watch it live: http://{}/\n", page.address());
     println!(
-        "{} clients on each side send POST requests, half of them in bursts with silences of up to {:?}, half of them each at its",
+        "{} clients on each side send POST requests, a quarter in bursts with silences of up to {:?}, the others each at its",
         arguments.clients,
-        timeouts.first.mul_f64(1.5)
+        timeouts.first.mul_f64(LONGEST)
     );
     println!(
         "own random times. The LB forgets connections that were idle for {:?} without a word, and later for {:?}.",

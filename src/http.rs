@@ -306,7 +306,7 @@ impl Request {
 fn is_stale(details: &[u8]) -> bool {
     let reset = details.strip_prefix(b"upstream_reset_before_response_started{".as_slice());
     reset.is_some_and(|reason| reason.starts_with(b"connection_termination"))
-        || matches!(details, b"upstream_response_timeout" | b"upstream_per_try_timeout")
+        || matches!(details, b"response_timeout" | b"upstream_per_try_timeout" | b"upstream_per_try_idle_timeout")
 }
 
 /// Whether Envoy says that there was no connection to be had.

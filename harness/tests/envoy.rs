@@ -149,3 +149,23 @@ async fn http2_streams_in_flight_are_not_idle_and_then_the_timeout_counts() {
     assert_eq!((lb.counters().opened, lb.counters().requests, lb.counters().idle_drops), (1, 3, 0));
     assert!(lb.wait_for(Duration::from_secs(2), |counters| counters.idle_drops == 1 && counters.open == 0).await);
 }
+
+/// Envoy before 1.38 counts it all the same (envoyproxy/envoy#42753): there a handshake that takes longer than a lane fails.
+#[tokio::test]
+async fn an_idle_timeout_does_not_count_while_a_connection_is_made() {
+    let Some(_) = project::or_skip(project::envoy()) else { return };
+    let delay = Duration::from_millis(600);
+    let tls = Some(vec!["http/1.1"]);
+    let lb = StubLb::with(LbOptions { tls, delay, ..LbOptions::default() }).expect("a load balancer");
+    let config = plain().upstream(lb.address()).envoy_idle_timeout("payments", "0.9s").upstream_tls("payments", "lb.example");
+    let envoy = Envoy::start(&config, Options::default()).await.expect("a running Envoy");
+    let begun = std::time::Instant::now();
+    let answer = http::get(envoy.ingress(), "/").await.expect("an answer");
+    if envoy.version().await.expect("a version") < (1, 38, 0) {
+        println!("this Envoy lacks: connects that may take longer than a lane's idle_timeout");
+        assert_eq!(answer.status, 503);
+        return;
+    }
+    assert_eq!((answer.status.as_u16(), answer.text().as_str()), (200, "hello\n"));
+    assert!(begun.elapsed() > Duration::from_secs(2), "a handshake and an exchange, 1.2 s each");
+}

@@ -498,7 +498,11 @@ fn none_failed(when: &str, report: &Report) -> Result<()> {
 /// Every connection is gone when it should be.
 async fn settled(envoy: &Envoy) -> Result<String> {
     let gauge = "cluster.payments.upstream_cx_active";
-    let stats = envoy.wait_for(Duration::from_secs(8), gauge, |stats| stats.get(gauge) == Some(&0)).await?;
+    let stats = envoy.wait_for(Duration::from_secs(8), "payments", |stats| stats.get(gauge) == Some(&0)).await?;
     let opened = stats.get("cluster.payments.upstream_cx_total").copied().unwrap_or(0);
+    let lane = stats.get("wasmcustom.idleguard.destination.payments.lane_idle_timeout_ms").copied();
+    if lane != Some(1_800) {
+        bail!("afterwards the lane of 1.8 s is in force no more, but that of {lane:?} ms");
+    }
     Ok(format!("0 of {opened} connections are left when all is quiet"))
 }

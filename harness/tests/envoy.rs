@@ -157,7 +157,8 @@ async fn an_idle_timeout_does_not_count_while_a_connection_is_made() {
     let delay = Duration::from_millis(600);
     let tls = Some(vec!["http/1.1"]);
     let lb = StubLb::with(LbOptions { tls, delay, ..LbOptions::default() }).expect("a load balancer");
-    let config = plain().upstream(lb.address()).envoy_idle_timeout("payments", "0.9s").upstream_tls("payments", "lb.example");
+    let config =
+        plain().upstream(lb.address()).envoy_idle_timeout("payments", "0.9s").upstream_tls("payments", "lb.example");
     let envoy = Envoy::start(&config, Options::default()).await.expect("a running Envoy");
     let begun = std::time::Instant::now();
     let answer = http::get(envoy.ingress(), "/").await.expect("an answer");

@@ -1,0 +1,3 @@
+module idleguard/tests/mesh/kit
+
+go 1.26

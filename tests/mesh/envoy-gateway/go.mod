@@ -174,3 +174,7 @@ require (
 )
 
 tool github.com/envoyproxy/gateway/cmd/envoy-gateway
+
+require idleguard/tests/mesh/kit v0.0.0
+
+replace idleguard/tests/mesh/kit => ../kit

@@ -48,12 +48,12 @@ func stale(address, host string) kit.Load {
 }
 
 func TestEgressGateway(t *testing.T) {
-	registry := startRegistry(t)
+	registry := kit.StartRegistry(t)
 	lb := kit.StartLB(t, "silent-rst:4s")
 	m := startMesh(t, strings.ReplaceAll(egress, "PORT", lb.Port())+"---\n"+plainRoute)
 	proxy := m.startProxy("router", "istio-system", map[string]string{"istio": "egressgateway"})
 	const address = "127.0.0.1:8080"
-	waitFor(t, address)
+	kit.WaitForPort(t, address)
 
 	without := stale(address, "api.example.com").Run(12 * time.Second)
 	t.Logf("without idleguard: %s", without)
@@ -62,7 +62,7 @@ func TestEgressGateway(t *testing.T) {
 	}
 
 	manifests := kit.Render(t, "istio/egress-gateway", "lbIdleTimeout: learn", "lbIdleTimeout: 4s",
-		"oci://registry.example.com/idleguard:0.2.0", registry.push("0.2.0"))
+		"oci://registry.example.com/idleguard:0.2.0", "oci://"+registry.Push("0.2.0"))
 	m.apply(manifests)
 	proxy.WaitForLane(t, "external-api", 900*time.Millisecond, 60*time.Second)
 	for _, mode := range []string{"fin:4s", "rst:4s", "silent-rst:4s", "swallow:4s"} {

@@ -3,7 +3,7 @@ module idleguard/tests/mesh/istio
 go 1.26.0
 
 require (
-	github.com/google/go-containerregistry v0.21.6
+	github.com/google/go-containerregistry v0.21.6 // indirect
 	istio.io/istio v0.0.0-20260827124520-eed52ebb66ad
 )
 

@@ -4,22 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"log"
 	"net"
-	"net/http"
-	"net/http/httptest"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/registry"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"istio.io/istio/pilot/pkg/config/kube/crd"
 	"istio.io/istio/pilot/test/xds"
 	"istio.io/istio/pkg/config"
@@ -181,7 +172,7 @@ func (m *Mesh) startProxy(kind, namespace string, labels map[string]string) *Pro
 	home := t.TempDir()
 	proxyConfig, err := json.Marshal(map[string]any{
 		"discoveryAddress": m.address, "controlPlaneAuthPolicy": "NONE", "concurrency": 2,
-		"binaryPath": kit.Program(t, "ENVOY", ".venv/bin/envoy"), "configPath": filepath.Join(home, "proxy"),
+		"binaryPath": kit.Envoy(t), "configPath": filepath.Join(home, "proxy"),
 		"terminationDrainDuration": "1s",
 	})
 	if err != nil {
@@ -208,74 +199,3 @@ func (m *Mesh) startProxy(kind, namespace string, labels map[string]string) *Pro
 	})
 	return proxy
 }
-
-// waitFor waits until a port answers with anything but an error of the connection.
-func waitFor(t testing.TB, address string) {
-	t.Helper()
-	kit.Eventually(t, 30*time.Second, func() string {
-		connection, err := net.DialTimeout("tcp", address, time.Second)
-		if err != nil {
-			return err.Error()
-		}
-		_ = connection.Close()
-		return ""
-	})
-}
-
-// Registry is an OCI registry in this process.
-type Registry struct {
-	*httptest.Server
-	t testing.TB
-}
-
-func startRegistry(t testing.TB) *Registry {
-	r := &Registry{httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0)))), t}
-	t.Cleanup(r.Close)
-	return r
-}
-
-// push pushes the image of `make image`, and says its URL.
-func (r *Registry) push(tag string) string {
-	r.t.Helper()
-	path := os.Getenv("IDLEGUARD_IMAGE")
-	if path == "" {
-		path = filepath.Join(kit.Root(r.t), "idleguard-image")
-	}
-	return r.pushFrom(path, tag)
-}
-
-// pushFrom pushes the ordinary image of an OCI layout.
-func (r *Registry) pushFrom(path, tag string) string {
-	r.t.Helper()
-	reference := strings.TrimPrefix(r.URL, "http://") + "/idleguard:" + tag
-	index, err := layout.ImageIndexFromPath(path)
-	if err != nil {
-		r.t.Fatalf("%s: %v (make image writes it)", path, err)
-	}
-	manifest, err := index.IndexManifest()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	for _, descriptor := range manifest.Manifests {
-		if descriptor.Annotations["org.opencontainers.image.ref.name"] != "compat" {
-			continue
-		}
-		image, err := index.Image(descriptor.Digest)
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		to, err := name.ParseReference(reference, name.Insecure)
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		if err := remote.Write(to, image); err != nil {
-			r.t.Fatal(err)
-		}
-		return "oci://" + reference
-	}
-	r.t.Fatalf("%s: no image named compat", path)
-	return ""
-}
-
-// ok is whether an answer is that of the application.
-func ok(response *http.Response) bool { return response.StatusCode == http.StatusOK }

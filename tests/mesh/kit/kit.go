@@ -1,5 +1,5 @@
 // Package kit is what the tests of both control planes share: the project's files, its manifests with settings of one's own, the
-// scripted load balancer, load, and what an Envoy says of itself. It needs the standard library alone.
+// scripted load balancer, load, and what an Envoy says of itself.
 package kit
 
 import (
@@ -40,6 +40,24 @@ func Program(t testing.TB, variable, path string) string {
 		t.Fatalf("%s: %v (make test-mesh builds it)", variable, err)
 	}
 	return program
+}
+
+// Envoy is the binary itself, not the script of the Python package around it.
+func Envoy(t testing.TB) string {
+	t.Helper()
+	program := Program(t, "ENVOY", ".venv/bin/envoy")
+	text, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.HasPrefix(text, []byte("#!")) {
+		return program
+	}
+	found, err := filepath.Glob(filepath.Join(filepath.Dir(program), "../lib/python*/site-packages/envoy/_bin/envoy"))
+	if err != nil || len(found) == 0 {
+		t.Fatalf("%s is a script, and there is no binary beside it, %v", program, err)
+	}
+	return found[0]
 }
 
 // Render is what `kubectl kustomize` makes of a directory of deploy/ whose settings say something else: pairs of a text and what

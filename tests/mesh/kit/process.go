@@ -88,3 +88,9 @@ func (p *Process) Said(text string) bool {
 	}
 	return false
 }
+
+// Command runs a program to its end, and is what it said.
+func Command(program string, arguments ...string) (string, error) {
+	output, err := exec.Command(program, arguments...).CombinedOutput()
+	return string(output), err
+}

@@ -7,6 +7,7 @@ use idleguard_harness::envoy::Config;
 use idleguard_harness::load::{Load, Pattern, Report};
 use idleguard_harness::stub_lb::{Mode, StubLb};
 
+use super::lanes::requests_of;
 use super::{metric, ms, project_config, start};
 
 const MODES: [fn(Duration) -> Mode; 4] = [Mode::FinAt, Mode::RstAt, Mode::SilentRst, Mode::SilentSwallow];
@@ -149,11 +150,4 @@ async fn a_change_of_lane_fails_nothing() {
     println!("{report}; requests by lane: {requests:?}");
     assert!(report.ok > 1_000 && report.failed() == 0, "{report}");
     assert!(requests.iter().all(|count| *count > 100), "{requests:?}");
-}
-
-/// Requests that went to a cluster, whose counters are the base's.
-async fn requests_of(envoy: &idleguard_harness::envoy::Envoy, cluster: &str) -> u64 {
-    let text = idleguard_harness::http::get(envoy.admin(), "/clusters").await.expect("an answer").text();
-    let counts = text.lines().filter(|line| line.starts_with(&format!("{cluster}::")));
-    counts.filter_map(|line| line.split_once("::rq_total::")?.1.parse::<u64>().ok()).sum()
 }

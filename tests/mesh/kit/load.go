@@ -215,24 +215,35 @@ func (m *meeting) pause() bool {
 // Received are the headers that the application behind gets of a GET with these, each a name and a value, in order.
 func Received(t testing.TB, address, host string, sent ...[2]string) [][2]string {
 	t.Helper()
-	headers, err := received(address, host, sent)
+	headers, err := received(address, host, "", sent)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return headers
 }
 
-func received(address, host string, sent [][2]string) ([][2]string, error) {
-	connection, err := net.DialTimeout("tcp", address, 5*time.Second)
+// received is the same from this address, if there is one. A value's characters are bytes.
+func received(address, host, from string, sent [][2]string) ([][2]string, error) {
+	return receivedOf(address, "", host, from, sent)
+}
+
+// receivedOf sends something else first.
+func receivedOf(address, first, host, from string, sent [][2]string) ([][2]string, error) {
+	dialer := net.Dialer{Timeout: 5 * time.Second}
+	if from != "" {
+		dialer.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}
+	}
+	connection, err := dialer.Dial("tcp", address)
 	if err != nil {
 		return nil, err
 	}
 	defer connection.Close()
 	_ = connection.SetDeadline(time.Now().Add(10 * time.Second))
 	var head strings.Builder
+	head.WriteString(first)
 	fmt.Fprintf(&head, "GET /headers HTTP/1.1\r\nhost: %s\r\nconnection: close\r\n", host)
 	for _, header := range sent {
-		fmt.Fprintf(&head, "%s: %s\r\n", header[0], header[1])
+		fmt.Fprintf(&head, "%s: %s\r\n", header[0], bytesOf(header[1]))
 	}
 	if _, err := io.WriteString(connection, head.String()+"\r\n"); err != nil {
 		return nil, err
@@ -252,6 +263,15 @@ func received(address, host string, sent [][2]string) ([][2]string, error) {
 	return headers, json.Unmarshal(body, &headers)
 }
 
+// bytesOf is the text with each character as the byte of the same number.
+func bytesOf(text string) string {
+	bytes := make([]byte, 0, len(text))
+	for _, character := range text {
+		bytes = append(bytes, byte(character))
+	}
+	return string(bytes)
+}
+
 // Values are those of the headers of this name.
 func Values(headers [][2]string, name string) []string {
 	var values []string
@@ -261,4 +281,51 @@ func Values(headers [][2]string, name string) []string {
 		}
 	}
 	return values
+}
+
+// Under is how this load goes while something else is done, and for a second before and after. Each failure fails the test.
+func (l Load) Under(t *testing.T, name string, change func(t *testing.T)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) {
+		stop := make(chan struct{})
+		done := make(chan *Report)
+		go func() { done <- l.Until(stop) }()
+		began := time.Now()
+		time.Sleep(time.Second)
+		func() {
+			// Also if the change ends the test.
+			defer func() {
+				time.Sleep(time.Second)
+				close(stop)
+				report := <-done
+				t.Logf("%s, %.0f a second", report, float64(report.OK+report.Failed())/time.Since(began).Seconds())
+				if report.Failed() != 0 || report.OK < 50 {
+					t.Errorf("%s", report)
+				}
+			}()
+			change(t)
+		}()
+	})
+}
+
+// Forged is 200 requests a second that claim an address, and an answer which says that the application got it
+// is a failure.
+func Forged(address, host string) Load {
+	return Load{
+		Address: address, Host: host, Clients: 40, Pause: 400 * time.Millisecond, Path: "/headers",
+		Headers: map[string]string{"x-forwarded-for": "6.6.6.6", "x-real-ip": "6.6.6.6", "true-client-ip": "6.6.6.6", "x-idleguard-lane": "none"},
+		Check: func(_ *http.Response, body []byte) string {
+			if strings.Contains(string(body), "6.6.6.6") {
+				return "the client chose its address"
+			}
+			return ""
+		},
+	}
+}
+
+// Plain is the same without a claim.
+func Plain(address, host string) Load {
+	l := Forged(address, host)
+	l.Headers, l.Check = nil, nil
+	return l
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/crane"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
@@ -38,6 +39,34 @@ func (r *Registry) Push(tag string) string {
 		path = filepath.Join(Root(r.t), "idleguard-image")
 	}
 	return r.PushFrom(path, tag)
+}
+
+// PushModule pushes an image that holds these bytes as its module, and says where it is.
+func (r *Registry) PushModule(module []byte, tag string) string {
+	r.t.Helper()
+	reference := strings.TrimPrefix(r.URL, "http://") + "/idleguard:" + tag
+	image, err := crane.Image(map[string][]byte{"plugin.wasm": module})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	to, err := name.ParseReference(reference, name.Insecure)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if err := remote.Write(to, image); err != nil {
+		r.t.Fatal(err)
+	}
+	return reference
+}
+
+// OtherModule is the filter with other bytes: one more custom section, which nobody reads.
+func OtherModule(t testing.TB) []byte {
+	t.Helper()
+	module, err := os.ReadFile(Program(t, "IDLEGUARD_WASM", "idleguard.wasm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(module, 0, 6, 5, 'o', 't', 'h', 'e', 'r')
 }
 
 // PushFrom pushes the ordinary image of an OCI layout.

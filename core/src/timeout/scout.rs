@@ -422,21 +422,27 @@ impl Scout {
         let due: Vec<_> = self.candidates.iter().filter(|candidate| is_over(candidate)).cloned().collect();
         self.candidates.retain(|candidate| !is_over(candidate));
         for candidate in due {
-            let ends_together = self.ends.iter().any(|end| {
-                let apart = end.at.since(candidate.at).max(candidate.at.since(end.at));
-                end.id != candidate.id
-                    && end.host == candidate.host
-                    && apart <= TOGETHER
-                    && !end.idle_age.is_some_and(|age| is_same_age(age, candidate.wait.idle_age))
-            });
-            if !ends_together {
-                self.last_seen = Some(candidate.at);
-                if self.hosts.on_closed(&candidate.host, candidate.wait, now) {
+            let Candidate { host, at, wait, .. } = &candidate;
+            let together = || {
+                self.ends.iter().filter_map(|end| {
+                    let apart = end.at.since(*at).max(at.since(end.at));
+                    (end.id != candidate.id && end.host == *host && apart <= TOGETHER).then_some((end.idle_age, apart))
+                })
+            };
+            let is_same = |age: Option<Duration>| age.is_some_and(|age| is_same_age(age, wait.idle_age));
+            if together().any(|(age, _)| !is_same(age)) {
+                continue; // something else has ended both
+            }
+            // Connections of one idle age that end in one moment do so whatever the cause. That is no proof, but something to expect.
+            let is_proof = together().all(|(_, apart)| apart.saturating_mul(4) >= wait.idle_age);
+            self.hosts.on_end(host, wait.idle_age, now);
+            if is_proof {
+                self.last_seen = Some(*at);
+                if self.hosts.on_closed(host, *wait, now) {
                     self.learn(now);
-                } else {
-                    self.conclude(now);
                 }
             }
+            self.conclude(now);
         }
         self.ends.retain(|end| now.since(end.at) <= TOGETHER.saturating_mul(3));
     }

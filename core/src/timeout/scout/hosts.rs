@@ -19,6 +19,9 @@ const MISSES: usize = 8;
 /// So many connections in a row that were closed with their first answer are a habit.
 const AT_ONCE: u32 = 4;
 
+/// So many answers in a row after idle ages beyond the timeout end it.
+const BEYOND: u32 = 3;
+
 /// A silent far end is known well enough when its bounds are this close: 5 %.
 const CLOSE_ENOUGH: f64 = 1.05;
 
@@ -48,6 +51,10 @@ pub(super) struct Host {
     pub(super) address: Vec<u8>,
     /// The latest waits that were ended, the latest last.
     waits: Vec<Wait>,
+    /// The idle age at which a connection ended last, for whatever cause, unless a longer one has been answered since.
+    last_end: Option<Duration>,
+    /// Answers in a row after idle ages beyond the timeout that is known, and the shortest of those.
+    beyond: Option<(u32, Duration)>,
     /// Idle ages after which a request was not answered, and none since that was as long.
     misses: Vec<Duration>,
     /// The longest idle age after which one was answered.
@@ -64,6 +71,8 @@ impl Host {
         Self {
             address: address.to_vec(),
             waits: Vec::new(),
+            last_end: None,
+            beyond: None,
             misses: Vec::new(),
             answered: Duration::ZERO,
             at_once: 0,
@@ -86,7 +95,11 @@ impl Host {
         let Some(timeout) = pairs.min() else { return false };
         self.conclusion = Idle::Closes { timeout, kind: wait.kind };
         self.misses.clear();
-        wait.idle_age <= timeout || is_same_age(wait.idle_age, timeout)
+        let is_again = wait.idle_age <= timeout || is_same_age(wait.idle_age, timeout);
+        if is_again {
+            self.beyond = None;
+        }
+        is_again
     }
 
     fn on_closed_at_once(&mut self) -> bool {
@@ -100,14 +113,23 @@ impl Host {
 
     fn on_answered(&mut self, idle_age: Duration) {
         self.at_once = 0;
+        self.last_end = self.last_end.filter(|age| *age >= idle_age);
         self.answered = self.answered.max(idle_age);
         if self.misses.iter().any(|miss| *miss <= idle_age) {
             self.misses.clear(); // longer ones are of the same time
         }
         match self.conclusion {
+            // Behind one address there may be several with timeouts of their own.
             Idle::Closes { timeout, .. } if idle_age > timeout && !is_same_age(idle_age, timeout) => {
-                self.waits.retain(|wait| wait.idle_age >= idle_age);
-                self.conclusion = Idle::LongerThan(idle_age);
+                let (count, shortest) = self.beyond.map_or((1, idle_age), |(count, shortest)| {
+                    (count.saturating_add(1), shortest.min(idle_age))
+                });
+                self.beyond = Some((count, shortest));
+                if count >= BEYOND {
+                    self.beyond = None;
+                    self.waits.retain(|wait| wait.idle_age >= shortest);
+                    self.conclusion = Idle::LongerThan(shortest);
+                }
             }
             Idle::Silent { unanswered, .. } if idle_age >= unanswered => self.conclusion = Idle::LongerThan(idle_age),
             Idle::Silent { answered, unanswered } => {
@@ -130,6 +152,7 @@ impl Host {
             self.answered = Duration::ZERO; // it was longer then
         }
         self.waits.clear();
+        self.last_end = None;
         self.conclusion = Idle::Silent { answered: self.answered, unanswered };
         true
     }
@@ -142,7 +165,7 @@ impl Host {
     /// Whether it is to be asked after some idle age rather than watched: it forgets without a word, and has not closed a connection
     /// since that was known.
     fn silence(&self) -> Option<Silence> {
-        let unanswered = self.unanswered().filter(|_| self.waits.is_empty())?;
+        let unanswered = self.unanswered().filter(|_| self.last_end.is_none())?;
         Some(Silence { answered: self.answered, unanswered })
     }
 }
@@ -221,6 +244,7 @@ impl Hosts {
     pub(super) fn on_longest(&mut self, address: &[u8], idle_age: Duration, now: Timestamp) {
         if let Some(host) = self.host(address, now) {
             host.waits.clear();
+            host.last_end = None;
             host.misses.clear();
             host.conclusion = Idle::LongerThan(idle_age);
         }
@@ -258,8 +282,15 @@ impl Hosts {
         self.0.iter().filter_map(Host::silence).min_by_key(|silence| silence.unanswered)
     }
 
-    /// The idle age at which the next close is to be expected, from closes that may not have been confirmed yet.
+    /// The idle age at which the next close is to be expected, from ends that may have had another cause.
     pub(super) fn expected(&self) -> Option<Duration> {
-        self.0.iter().flat_map(|host| host.waits.last()).map(|wait| wait.idle_age).min()
+        self.0.iter().filter_map(|host| host.last_end).min()
+    }
+
+    /// A connection ended at this idle age.
+    pub(super) fn on_end(&mut self, address: &[u8], idle_age: Duration, now: Timestamp) {
+        if let Some(host) = self.host(address, now) {
+            host.last_end = Some(idle_age);
+        }
     }
 }

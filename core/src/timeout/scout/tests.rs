@@ -198,7 +198,6 @@ impl World {
             }
         }
         assert!(self.pool.len() <= 2, "two connections are enough");
-        if std::env::var("TRACE").is_ok() { eprintln!("{} ask {} {:?} {} {:?}", self.now-100_000, actions.ask, self.scout.connections.iter().map(|c| (c.id, c.state)).collect::<Vec<_>>(), self.idle(), self.scout.round.map(|r| r.plan)); }
         let due = self.scout.next_due(now).map_or(200, |due| (due.as_millis() as u64).clamp(STEP, 200));
         self.next_tick = self.now + due;
     }

@@ -89,6 +89,15 @@ impl Idle {
         }
     }
 
+    /// Whether it is certain enough for the log: the bounds of a silent far end are narrowed down first.
+    pub fn is_worth_telling(&self) -> bool {
+        match *self {
+            Self::Silent { answered, unanswered } => is_same_age(answered, unanswered),
+            Self::Unknown => false,
+            Self::Closes { .. } | Self::LongerThan(_) | Self::ClosesAtOnce => true,
+        }
+    }
+
     /// Whether an operator would want to be told of `other` in its place.
     pub fn is_news_to(&self, other: &Self) -> bool {
         let differs = |a: Duration, b: Duration| !is_same_age(a, b);

@@ -27,6 +27,9 @@ const UPSTREAM_ADDRESS: &[u8] = b"upstream\0address";
 const TICK: Duration = Duration::from_millis(200);
 const TICK_WITHOUT_TURN: Duration = Duration::from_secs(1);
 
+/// So many ticks without a turn are quick, because whoever has it first may give it up at once.
+const QUICK_TICKS: u32 = 15;
+
 /// A tick that must not be late comes no sooner.
 const SHORTEST_TICK: Duration = Duration::from_millis(5);
 
@@ -47,6 +50,8 @@ pub(crate) struct ScoutRoot {
     tick_period: Cell<Duration>,
     not_before: Cell<Timestamp>,
     step_back: Cell<Duration>,
+    /// Ticks without a turn.
+    waited: Cell<u32>,
     metrics: Vec<(ScoutMetric, host::MetricId)>,
 }
 
@@ -78,6 +83,7 @@ impl ScoutRoot {
             tick_period: Cell::new(TICK),
             not_before: Cell::default(),
             step_back: Cell::new(STEP_BACK),
+            waited: Cell::default(),
             metrics,
         }
     }
@@ -90,7 +96,9 @@ impl ScoutRoot {
     pub(crate) fn on_tick(&self) {
         let now = host::now();
         if !self.take_turn(now) {
-            self.tick_every(TICK_WITHOUT_TURN);
+            let waited = self.waited.get();
+            self.waited.set(waited.saturating_add(1));
+            self.tick_every(if waited < QUICK_TICKS { TICK } else { TICK_WITHOUT_TURN });
             return;
         }
         self.look(now);
@@ -202,6 +210,7 @@ impl ScoutRoot {
         let finding = *turn.scout.finding();
         if finding != turn.told {
             turn.told = finding;
+            turn.told_at = Timestamp::default();
             if shared::update(&self.finding_key(), |_| Some(finding.encode())) {
                 shared::announce();
             }

@@ -134,7 +134,7 @@ impl Demo {
     pub async fn snapshot(&self) -> Value {
         let mode = match self.plain.lb.mode() {
             Mode::Stable => "stable",
-            Mode::FinAt(_) => "fin",
+            Mode::FinAt(_) | Mode::AnnounceAt(_) | Mode::AgeAt(_) => "fin",
             Mode::RstAt(_) => "rst",
             Mode::SilentRst(_) | Mode::SilentSwallow(_) => "silent",
         };

@@ -8,7 +8,9 @@
 //!
 //! Nothing here is Envoy's: connections are numbers, time is an argument, and what is to be done comes out of [`Scout::tick`]. What the
 //! scout relies on is the order of Envoy's pool: a request takes the connection that became idle last, and opens one only if none is idle.
-//! If that is ever otherwise, ages are still those of the connections that were asked; the scout learns later.
+//! If that is ever otherwise, ages are still those of the connections that were asked; the scout learns later. Where the pool puts all
+//! requests on one connection (HTTP/2 without `max_concurrent_streams: 1`), that one waits and is asked in turns, and only the rule remains
+//! that a wait must be confirmed by one on a connection of another age.
 
 mod hosts;
 pub mod lease;
@@ -31,6 +33,9 @@ const GIVEN_UP: Duration = Duration::from_millis(5_500);
 
 /// The first idle age on the connection that is asked. Its doubles are no timeouts that anybody would configure, nor are 1.5 of them.
 const FIRST_GAP: Duration = Duration::from_millis(650);
+
+/// The same where there is only one connection: it can't wait while it is asked, so its idle ages grow faster.
+const FIRST_GAP_ALONE: Duration = Duration::from_millis(800);
 
 /// Ends within this much of each other may have one cause.
 const TOGETHER: Duration = Duration::from_secs(1);
@@ -95,6 +100,8 @@ pub struct Scout {
     next_round: Timestamp,
     /// Rounds in a row that taught nothing.
     fruitless: u32,
+    /// Rounds in which something was expected.
+    rounds: u32,
     /// Closes that count unless something else ends in the same second.
     candidates: Vec<Candidate>,
     /// Ends of the last seconds.
@@ -165,8 +172,8 @@ struct Round {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Plan {
-    /// One waits for its end, the other is asked when that one's idle age reaches `next`. Before, both are asked `warm_ups` times after
-    /// the idle age `next`, which makes them older.
+    /// One waits for its end, the other is asked when that one's idle age reaches `next`. Before, both are asked `warm_ups` times, which
+    /// makes them older. Where there is one, that is asked.
     Watch { next: Duration, warm_ups: u32 },
     /// Both are asked after this idle age. If that is what was known before, they are asked again after one that was not answered.
     Test { gap: Duration, is_check: bool, is_asked: bool },
@@ -209,6 +216,7 @@ impl Scout {
             round: None,
             next_round: now,
             fruitless: 0,
+            rounds: 0,
             candidates: Vec::new(),
             ends: Vec::new(),
             missed: Vec::new(),
@@ -418,7 +426,9 @@ impl Scout {
     }
 
     fn count_candidates(&mut self, now: Timestamp) {
-        let is_over = |candidate: &Candidate| now.since(candidate.at) > TOGETHER;
+        // Where there is one connection, no other one will end with it.
+        let is_alone = self.round.is_some_and(|round| round.opened < 2);
+        let is_over = |candidate: &Candidate| is_alone || now.since(candidate.at) > TOGETHER;
         let due: Vec<_> = self.candidates.iter().filter(|candidate| is_over(candidate)).cloned().collect();
         self.candidates.retain(|candidate| !is_over(candidate));
         for candidate in due {
@@ -434,7 +444,7 @@ impl Scout {
                 continue; // something else has ended both
             }
             // Connections of one idle age that end in one moment do so whatever the cause. That is no proof, but something to expect.
-            let is_proof = together().all(|(_, apart)| apart.saturating_mul(4) >= wait.idle_age);
+            let is_proof = is_alone || together().all(|(_, apart)| apart.saturating_mul(4) >= wait.idle_age);
             self.hosts.on_end(host, wait.idle_age, now);
             if is_proof {
                 self.last_seen = Some(*at);
@@ -609,7 +619,7 @@ impl Scout {
         }
         let plan = match round.plan {
             Some(plan) => plan,
-            None => match self.plan(now) {
+            None => match self.plan(round.opened, now) {
                 Some(plan) => *round.plan.insert(plan),
                 None => {
                     self.end_round();
@@ -624,7 +634,7 @@ impl Scout {
                 u32::from(round.is_last)
             }
             Plan::Watch { next, warm_ups: more @ 1.. } => {
-                let is_due = latest >= next;
+                let is_due = latest >= if round.opened < 2 { next.mul_f64(0.6 / 1.3) } else { next };
                 if is_due {
                     round.plan = Some(Plan::Watch { next, warm_ups: more.saturating_sub(1) });
                 }
@@ -637,12 +647,13 @@ impl Scout {
                 if !is_paced {
                     0
                 } else if oldest >= self.max_wait {
-                    round.plan = Some(Plan::Watch { next: self.first_question(), warm_ups: 0 });
+                    round.plan = Some(Plan::Watch { next: self.first_question(round.opened), warm_ups: 0 });
                     count
-                } else if oldest < next || count < 2 {
+                } else if oldest < next {
                     0
                 } else {
-                    let next = std::iter::successors(Some(next), |next| Some(next.saturating_mul(2)));
+                    let factor = if round.opened < 2 { 4 } else { 2 };
+                    let next = std::iter::successors(Some(next), |next| Some(next.saturating_mul(factor)));
                     let next = next.into_iter().find(|next| *next > oldest).unwrap_or(Duration::MAX);
                     round.plan = Some(Plan::Watch { next, warm_ups: 0 });
                     1
@@ -680,16 +691,21 @@ impl Scout {
     }
 
     /// What to do with two fresh connections, whose first requests have been answered; `None` if nothing for now.
-    fn plan(&mut self, now: Timestamp) -> Option<Plan> {
+    fn plan(&mut self, opened: u32, now: Timestamp) -> Option<Plan> {
         let Some(silence) = self.hosts.silence() else {
+            if let Some(gap) = self.hosts.suspicion() {
+                return Some(Plan::Test { gap, is_check: false, is_asked: false });
+            }
             // The next wait is to end at another age of its connection than the ones before, whichever of the two it is on: with first
             // questions at 0.6 that are ages of 1, 1.6 and 2.8 (the one that waits) or 2.2, 2.8 and 4 (the other) of what is expected.
-            let warm_ups = match (self.hosts.expected(), self.fruitless.checked_rem(3)) {
+            let turns = if opened < 2 { self.rounds } else { self.fruitless };
+            let warm_ups = match (self.hosts.expected(), turns.checked_rem(3)) {
                 (Some(_), Some(1)) => 1,
                 (Some(_), Some(2)) => 3,
                 _ => 0,
             };
-            return Some(Plan::Watch { next: self.first_question(), warm_ups });
+            self.rounds = self.rounds.saturating_add(u32::from(self.hosts.expected().is_some()));
+            return Some(Plan::Watch { next: self.first_question(opened), warm_ups });
         };
         match silence.next() {
             Some(gap) => Some(Plan::Test { gap, is_check: false, is_asked: false }),
@@ -700,13 +716,16 @@ impl Scout {
     }
 
     /// The idle age of the one that waits at which the other is asked first.
-    fn first_question(&mut self) -> Duration {
+    fn first_question(&mut self, opened: u32) -> Duration {
+        let is_alone = opened < 2;
+        let first = if is_alone { FIRST_GAP_ALONE } else { FIRST_GAP };
         if std::mem::take(&mut self.from_the_start) {
-            return FIRST_GAP;
+            return first;
         }
         let known = Some(self.finding.idle.lower_bound()).filter(|age| !age.is_zero());
-        // Well before the end that is to be expected, so that the two ends are apart.
-        self.hosts.expected().or(known).map_or(FIRST_GAP, |age| age.mul_f64(0.6))
+        // Well before the end that is to be expected, so that the two ends are apart; or after it, if there is only one.
+        let factor = if is_alone { 1.3 } else { 0.6 };
+        self.hosts.expected().or(known).map_or(first, |age| age.mul_f64(factor))
     }
 
     /// Closes what is left.

@@ -162,6 +162,11 @@ impl Host {
         if self.misses.len() < 2 { None } else { self.misses.iter().copied().min() }
     }
 
+    /// An idle age after which it did not answer once.
+    fn suspicion(&self) -> Option<Duration> {
+        self.misses.first().copied().filter(|_| self.misses.len() == 1 && self.last_end.is_none())
+    }
+
     /// Whether it is to be asked after some idle age rather than watched: it forgets without a word, and has not closed a connection
     /// since that was known.
     fn silence(&self) -> Option<Silence> {
@@ -280,6 +285,11 @@ impl Hosts {
     /// The bounds of the silent host with the shortest timeout.
     pub(super) fn silence(&self) -> Option<Silence> {
         self.0.iter().filter_map(Host::silence).min_by_key(|silence| silence.unanswered)
+    }
+
+    /// An idle age after which a host did not answer once: is it so again?
+    pub(super) fn suspicion(&self) -> Option<Duration> {
+        self.0.iter().filter_map(Host::suspicion).min()
     }
 
     /// The idle age at which the next close is to be expected, from ends that may have had another cause.

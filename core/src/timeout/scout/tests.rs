@@ -35,8 +35,9 @@ struct Connection {
     host: usize,
     opened: u64,
     idle_since: u64,
-    /// A request that was sent then.
+    /// A request that was sent then, and how many are with it.
     request: Option<u64>,
+    more: u32,
     is_forgotten: bool,
 }
 
@@ -46,6 +47,8 @@ struct World {
     scout: Scout,
     hosts: Vec<Mode>,
     http2: bool,
+    /// The pool puts all requests on one connection.
+    shares: bool,
     keep_alive: Option<u64>,
     /// The pool: the one that was used last is last.
     pool: Vec<Connection>,
@@ -73,6 +76,7 @@ impl World {
             scout: Scout::new(Duration::from_millis(max_wait), known, at(now)),
             hosts: hosts.to_vec(),
             http2: false,
+            shares: false,
             keep_alive: None,
             pool: Vec::new(),
             opened: 0,
@@ -123,7 +127,9 @@ impl World {
                 continue;
             };
             if self.now == sent + STEP {
-                self.scout.on_asked(id, format!("host {}", connection.host).as_bytes(), now);
+                for _ in 0..=std::mem::take(&mut connection.more) {
+                    self.scout.on_asked(id, format!("host {}", connection.host).as_bytes(), now);
+                }
             }
             let waited = self.now - sent;
             match (connection.is_forgotten, mode) {
@@ -181,7 +187,9 @@ impl World {
         assert!(!actions.steps_back, "the far end can be reached");
         for _ in 0..actions.ask {
             self.requests.push(self.now);
-            match self.pool.iter_mut().rev().find(|connection| connection.request.is_none()) {
+            let shares = self.shares;
+            match self.pool.iter_mut().rev().find(|connection| shares || connection.request.is_none()) {
+                Some(connection) if connection.request.is_some() => connection.more += 1,
                 Some(connection) => connection.request = Some(self.now),
                 None => {
                     self.opened += 1;
@@ -192,6 +200,7 @@ impl World {
                         opened: self.now,
                         idle_since: self.now,
                         request: Some(self.now),
+                        more: 0,
                         is_forgotten: false,
                     });
                 }
@@ -255,6 +264,35 @@ fn every_way_of_closing_is_known_after_three_timeouts() {
                 "{mode:?}: {idle} after {took:?}"
             );
         }
+    }
+}
+
+#[test]
+fn one_connection_will_do_where_the_pool_shares_it() {
+    for timeout in [2_000, 3_000, 6_000, 10_000, 20_000, 60_000] {
+        let mut world = World::new(&[Mode::Announced(timeout)]);
+        world.shares = true;
+        let took = world.run_until(3 * timeout + timeout / 4, |scout| matches!(scout.finding().idle, Idle::Closes { .. }));
+        assert!(took.is_some() && near(world.scout.lower_bound(), timeout), "{timeout}: {}", world.idle());
+        let before = world.requests.len() as u64;
+        world.run_for(20 * timeout);
+        assert!((world.requests.len() as u64 - before) * 5_000 <= 20 * timeout + 10_000, "{timeout}");
+        world.hosts = vec![Mode::Announced(timeout / 2)];
+        let is_followed = |scout: &Scout| scout.finding().timeout().is_some_and(|found| near(found, timeout / 2));
+        assert!(world.run_until(100_000 + 4 * timeout, is_followed).is_some(), "{timeout}: {}", world.idle());
+    }
+    for mode in [Mode::Swallow(3_000), Mode::SilentRst(3_000), Mode::Swallow(6_000), Mode::Swallow(20_000)] {
+        let mut world = World::new(&[mode]);
+        (world.shares, world.http2) = (true, true);
+        world.run_for(500_000);
+        let (Mode::Swallow(timeout) | Mode::SilentRst(timeout)) = mode else { continue };
+        assert!(near_below(world.scout.lower_bound(), timeout), "{mode:?}: {}", world.idle());
+    }
+    for mode in [Mode::AgeLimit(5_000), Mode::RestartEvery(5_000), Mode::RestartEvery(17_000)] {
+        let mut world = World::new(&[mode]);
+        world.shares = true;
+        world.run_for(3_000_000);
+        assert_eq!(world.idle(), Idle::Unknown, "{mode:?}");
     }
 }
 

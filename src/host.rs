@@ -396,7 +396,8 @@ pub(crate) fn shared_data(key: &[u8]) -> Result<(Vec<u8>, u32), HostError> {
         unsafe { import::proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &raw mut version) }
     });
     match value {
-        Err(HostError { status: NOT_FOUND, .. }) => Ok((Vec::new(), 0)),
+        // Any version will do for a first write; with 0 it would be unconditional, and two could write.
+        Err(HostError { status: NOT_FOUND, .. }) => Ok((Vec::new(), u32::MAX)),
         other => other.map(|value| (value, version)),
     }
 }

@@ -83,7 +83,7 @@ pub(crate) fn create(id: u32, parent: u32) {
 /// Returns whether the configuration is accepted.
 pub(crate) fn on_configure(id: u32, size: usize) -> bool {
     host::init_log();
-    match configure(id, size) {
+    match configure(size) {
         Ok(root) => {
             drop(with_contexts(|contexts| contexts.put_root(id, root)));
             true
@@ -95,7 +95,7 @@ pub(crate) fn on_configure(id: u32, size: usize) -> bool {
     }
 }
 
-fn configure(id: u32, size: usize) -> Result<Root, String> {
+fn configure(size: usize) -> Result<Root, String> {
     let bytes =
         host::configuration(size).map_err(|error| format!("Envoy does not hand over the configuration: {error:?}"))?;
     let checked = plugin::parse(&bytes).map_err(|error| error.to_string())?;
@@ -103,7 +103,7 @@ fn configure(id: u32, size: usize) -> Result<Root, String> {
         log::warn!("{warning}");
     }
     match checked.config {
-        Config::Http(config) => Ok(Root::Http(Rc::new(HttpRoot::new(id, *config)))),
+        Config::Http(config) => Ok(Root::Http(Rc::new(HttpRoot::new(*config)))),
         Config::Scout(_) => Ok(Root::Unconfigured),
     }
 }
@@ -146,7 +146,7 @@ pub(crate) fn on_response_headers(id: u32) -> Action {
 /// Spreads ids, which Envoy counts up (Knuth, The Art of Computer Programming 3, §6.4: multiplicative hashing). A keyed hash
 /// would cost more, and panics where the host has no random numbers.
 #[derive(Default)]
-struct IdHasher(u64);
+pub(crate) struct IdHasher(u64);
 
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {

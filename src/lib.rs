@@ -8,6 +8,8 @@
 //! | `host` | every call to Envoy and, in `callbacks`, from it |
 //! | `contexts` | the contexts that Envoy made, by their ids |
 //! | `client_address` | reads the peer and the headers, and applies the edits |
+//! | `worker` | what one worker knows: its connections and destinations, and what Envoy is told of them |
+//! | `shared` | what workers share |
 //! | `http` | what a request needs before Envoy's router sees it, and what its answer tells |
 #![cfg(target_arch = "wasm32")]
 
@@ -15,3 +17,5 @@ mod client_address;
 mod contexts;
 mod host;
 mod http;
+mod shared;
+mod worker;

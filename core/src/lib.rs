@@ -17,3 +17,4 @@ pub mod metrics;
 pub mod plugin;
 pub mod time;
 pub mod timeout;
+pub mod watch;

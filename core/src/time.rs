@@ -82,12 +82,12 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     (millis <= LONGEST).then(|| Duration::from_millis(millis))
 }
 
-/// A duration as the configuration writes it, in the largest unit that divides its milliseconds; what lies below is cut.
+/// A duration as the configuration writes it: in hours, seconds or milliseconds, whichever comes out even; what lies below is cut.
 ///
 /// ```
 /// use std::time::Duration;
 /// use idleguard_core::time::DurationText;
-/// assert_eq!(DurationText(Duration::from_secs(240)).to_string(), "4m");
+/// assert_eq!(DurationText(Duration::from_secs(240)).to_string(), "240s");
 /// assert_eq!(DurationText(Duration::from_micros(2_006_400)).to_string(), "2006ms");
 /// ```
 #[derive(Clone, Copy, Debug)]
@@ -96,7 +96,7 @@ pub struct DurationText(pub Duration);
 impl fmt::Display for DurationText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = millis(self.0);
-        let units = [(3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+        let units = [(3_600_000, "h"), (1_000, "s")];
         match units.iter().find(|(unit, _)| millis > 0 && millis.is_multiple_of(*unit)) {
             Some((unit, name)) => write!(f, "{}{name}", millis.checked_div(*unit).unwrap_or_default()),
             None => write!(f, "{millis}ms"),

@@ -1,0 +1,87 @@
+//! What workers share: values in Envoy's shared data, changed by compare and swap, and a number that tells when one has changed.
+//!
+//! Each worker has a VM of its own, and so does Envoy's main thread. The data outlives them all, and every change of a
+//! configuration; it ends with the process.
+
+use idleguard_core::time::Timestamp;
+use idleguard_core::timeout::{Knowledge, Measured, Policy};
+
+use crate::host;
+
+/// Counts the changes, so that a tick asks once and not for every destination.
+const CHANGES: &[u8] = b"idleguard.changes";
+
+/// A lost race is run again this often. Whoever loses that often has many beside him who know the same.
+const TRIES: usize = 16;
+
+/// Where a destination's value of some kind is.
+pub(crate) fn key(kind: &str, destination: &str) -> Vec<u8> {
+    format!("idleguard.{kind}.{destination}").into_bytes()
+}
+
+/// Changes a value: what `change` makes of the present bytes, nothing if it returns `None`. Returns whether it was written.
+pub(crate) fn update(key: &[u8], mut change: impl FnMut(&[u8]) -> Option<Vec<u8>>) -> bool {
+    for _ in 0..TRIES {
+        let written = host::shared_data(key).and_then(|(bytes, version)| match change(&bytes) {
+            // A first write is unconditional: for a key that nobody has written there is no version yet.
+            Some(bytes) => host::set_shared_data(key, &bytes, version).map(Some),
+            None => Ok(None),
+        });
+        match written {
+            Ok(Some(true)) => return true,
+            Ok(Some(false)) => {} // somebody else was quicker
+            Ok(None) => return false,
+            Err(error) => {
+                host::report(error);
+                return false;
+            }
+        }
+    }
+    false
+}
+
+/// What requests have said about a destination, all workers together.
+pub(crate) fn knowledge(destination: &str) -> Knowledge {
+    let bytes = host::shared_data(&key("destination", destination)).map_err(host::report).unwrap_or_default().0;
+    Knowledge::decode(&bytes).unwrap_or_default()
+}
+
+/// What a scout has found out about a destination.
+pub(crate) fn measured(_destination: &str, _policy: &Policy) -> Option<Measured> {
+    None
+}
+
+/// Changes what requests have said about a destination. Returns what they have said now.
+pub(crate) fn learn(destination: &str, mut change: impl FnMut(&mut Knowledge)) -> Knowledge {
+    let mut latest = None;
+    let written = update(&key("destination", destination), |bytes| {
+        let before = Knowledge::decode(bytes).unwrap_or_default();
+        let mut after = before;
+        change(&mut after);
+        latest = Some(after);
+        (after != before).then(|| after.encode())
+    });
+    if written {
+        announce();
+    }
+    latest.unwrap_or_default()
+}
+
+/// Tells all workers that something has changed.
+pub(crate) fn announce() {
+    update(CHANGES, |bytes| {
+        let count = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        Some(count.wrapping_add(1).to_le_bytes().to_vec())
+    });
+}
+
+/// Changes whenever something has changed.
+pub(crate) fn changes() -> u64 {
+    let bytes = host::shared_data(CHANGES).map_err(host::report).unwrap_or_default().0;
+    bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// Has the destination's scout look at once: requests met what it should have known.
+pub(crate) fn ask_to_look(destination: &str, now: Timestamp) {
+    update(&key("look", destination), |_| Some(now.as_nanos().to_le_bytes().to_vec()));
+}

@@ -107,7 +107,7 @@ dashboard: build envoy servers ## draws docs/dashboard.svg: the panels of the Gr
 BENCH_ARGUMENTS = $(if $(QUICK),--quick) $(if $(SECTIONS),--sections $(SECTIONS))
 
 .PHONY: bench
-bench: build envoy servers noop ## 22 min: idleguard beside what there is today; QUICK=1, or SECTIONS=correctness,race,cpu,calls,latency,scale
+bench: build envoy servers ## 25 min: idleguard beside what there is today; QUICK=1, or SECTIONS=correctness,cost,cpu,latency,scale
 	@cargo build --locked --quiet -p idleguard-bench
 	@exec $(CARGO_TARGET_DIR)/debug/idleguard-bench $(BENCH_ARGUMENTS)
 
@@ -115,13 +115,15 @@ bench: build envoy servers noop ## 22 min: idleguard beside what there is today;
 bench-draw: ## tables and pictures again, from bench/results/*.json
 	@cargo run --locked --quiet -p idleguard-bench -- --draw
 
-.PHONY: noop
-noop: target-installed
-	@mkdir -p .run
-	@cargo build --locked --quiet --release --target $(WASM_TARGET) -p idleguard-noop -p idleguard-calls
-	@for module in noop calls; do \
-	  cargo run --locked --quiet -p idleguard-postlink -- $(CARGO_TARGET_DIR)/$(WASM_TARGET)/release/idleguard_$$module.wasm .run/$$module.wasm; \
-	done
+.PHONY: cost
+cost: build envoy servers ## instructions of the whole Envoy a request, counted by callgrind: writes bench/results/cost.json and the tables
+	@cargo build --locked --quiet -p idleguard-bench
+	@exec $(CARGO_TARGET_DIR)/debug/idleguard-bench --sections cost
+
+.PHONY: cost-check
+cost-check: build envoy servers ## a short form: fails if a request costs more than 2 % above bench/results/cost.json
+	@cargo build --locked --quiet -p idleguard-bench
+	@exec $(CARGO_TARGET_DIR)/debug/idleguard-bench --sections cost --quick --check
 
 .PHONY: test
 test: lint build envoy servers clients ## everything that must pass
@@ -222,8 +224,8 @@ audit: ## licences, sources and known vulnerabilities of the dependencies (deny.
 BROWSERS := chromium-headless-shell chromium chromium-browser google-chrome-stable google-chrome
 
 .PHONY: servers
-servers: ## installs nginx, HAProxy, Node, nghttp2, Prometheus and Chromium for the tests, where apt-get may
-	@$(call install,nginx:nginx-light haproxy:haproxy node:nodejs nghttpd:nghttp2-server promtool:prometheus \
+servers: ## installs nginx, HAProxy, Node, nghttp2, valgrind, Prometheus and Chromium for the tests, where apt-get may
+	@$(call install,nginx:nginx-light haproxy:haproxy node:nodejs nghttpd:nghttp2-server promtool:prometheus callgrind_control:valgrind \
 	  nft:nftables ip:iproute2 nsenter:util-linux)
 	@command -v $(BROWSERS) >/dev/null || { $(call install,chromium-headless-shell:chromium-headless-shell) ; }
 

@@ -24,9 +24,9 @@ pub enum Variant {
     Watch,
     /// The same, told that every route leads to the base (`all_requests`).
     WatchAll,
-    /// One lane is configured, and not in force: requests go to the base.
+    /// The lanes of `envoy.yaml`, none in force: requests go to the base.
     Base,
-    /// The lane is in force.
+    /// One of them in force.
     Lane,
     /// `client_ip` alone.
     ClientIp,
@@ -44,7 +44,7 @@ impl Variant {
             Self::Lua => "Lua filter, one header",
             Self::Watch => "idleguard: watching, without `all_requests`",
             Self::WatchAll => "idleguard: watching",
-            Self::Base => "idleguard: a lane's route, the base in force",
+            Self::Base => "idleguard: lanes, the base in force",
             Self::Lane => "idleguard: a lane in force",
             Self::ClientIp => "idleguard: `client_ip`",
             Self::Everything => "idleguard: everything, a lane in force",
@@ -53,9 +53,16 @@ impl Variant {
 
     /// Its configuration. The scout, whose requests are its own, is left out.
     pub fn config(self, far_end: &[SocketAddr]) -> Result<Config> {
-        let config = far_ends(Config::project()?.free_ports().without_scout().lanes(&[LANE]), far_end);
+        let config = far_ends(Config::project()?.free_ports().without_scout(), far_end);
         let client_ip = || json!({ "trusted_proxies": ["10.0.0.0/8", "127.0.0.0/8"] });
-        let no_lanes = || config.clone().lanes(&[]);
+        // What keeps clients from choosing a lane is not needed where there is none.
+        let no_lanes = || {
+            let mut config = config.clone().lanes(&[]);
+            for (path, key) in [(HTTP, "early_header_mutation_extensions"), (ROUTES, "request_headers_to_remove")] {
+                config.get_mut(path).and_then(Value::as_object_mut).and_then(|object| object.remove(key));
+            }
+            config
+        };
         // The base's `idle_timeout` is Envoy's default, an hour: safe before a far end that waits for two.
         let filter = |config: Config, lb_idle_timeout: &str, all_requests: bool, with_client_ip: bool| {
             config.lb_idle_timeout(lb_idle_timeout).policy("all_requests", all_requests).edit_http_filter(|http| {
@@ -70,14 +77,10 @@ impl Variant {
         Ok(match self {
             Self::Plain => config.without_idleguard(),
             Self::Route => {
-                let route = format!("{HTTP}/route_config/virtual_hosts/all/routes");
-                let lane = config.get(&format!("{route}/0")).cloned().unwrap_or_default();
-                let plain = config.without_idleguard();
-                let base = plain.get("static_resources/clusters/payments").cloned().unwrap_or_default();
-                plain
-                    .insert(&route, Some(0), lane)
-                    .insert("static_resources/clusters", None, base)
-                    .set("static_resources/clusters/1/name", format!("payments-{LANE}"))
+                let routes = format!("{ROUTES}/virtual_hosts/all/routes");
+                let lane = config.get(&format!("{routes}/0")).cloned().unwrap_or_default();
+                let plain = config.without_idleguard().insert(&routes, Some(0), lane);
+                plain.set(&format!("{routes}/0/route/cluster"), "payments")
             }
             Self::Native => {
                 let header = json!([{
@@ -87,7 +90,7 @@ impl Variant {
                 config
                     .without_idleguard()
                     .set(&format!("{HTTP}/xff_num_trusted_hops"), 1)
-                    .set(&format!("{HTTP}/route_config/virtual_hosts/all/request_headers_to_add"), header)
+                    .set(&format!("{ROUTES}/virtual_hosts/all/request_headers_to_add"), header)
             }
             Self::Lua => {
                 let code =
@@ -111,10 +114,8 @@ impl Variant {
     }
 }
 
-/// The lane.
-const LANE: &str = "54s";
-
 const HTTP: &str = "static_resources/listeners/ingress/filter_chains/0/filters/http/typed_config";
+const ROUTES: &str = "static_resources/listeners/ingress/filter_chains/0/filters/http/typed_config/route_config";
 
 /// Several addresses of one far end, and no limits on the way to it.
 fn far_ends(config: Config, addresses: &[SocketAddr]) -> Config {

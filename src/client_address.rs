@@ -1,10 +1,12 @@
 //! The client-address rules in Envoy: reads the peer and the headers, and applies the edits.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::ops::ControlFlow;
 
 use idleguard_core::client_ip::address::Text;
-use idleguard_core::client_ip::{ClientIp, Edit, Outcome, Peer};
+use idleguard_core::client_ip::peers::{BITS, Peers};
+use idleguard_core::client_ip::{ClientIp, DEFAULT_PEER_FILTER_STATE, Edit, Outcome, Peer};
 use idleguard_core::header_map;
 use idleguard_core::metrics::ClientIpMetric;
 
@@ -21,6 +23,7 @@ pub(crate) struct ClientAddress {
     rules: ClientIp,
     /// The property that holds the true peer.
     peer: Vec<u8>,
+    marks: Option<Marks>,
     counts: ClientIpCounts,
     has_warned_of_peer: Cell<bool>,
 }
@@ -29,6 +32,8 @@ impl ClientAddress {
     pub(crate) fn new(rules: ClientIp) -> Self {
         Self {
             peer: [b"filter_state\0", rules.peer_filter_state().as_bytes()].concat(),
+            // That the peer is recorded once, when the connection is new, is known of this key alone.
+            marks: (rules.peer_filter_state() == DEFAULT_PEER_FILTER_STATE).then(Marks::new).flatten(),
             counts: ClientIpCounts::new(),
             has_warned_of_peer: Cell::new(false),
             rules,
@@ -42,6 +47,9 @@ impl ClientAddress {
 
     /// Who is on the other end of the downstream connection.
     fn peer(&self) -> Peer {
+        if let Some(peer) = self.marks.as_ref().and_then(Marks::peer) {
+            return Peer::Known(peer);
+        }
         let read = |path: &[u8]| {
             host::property(path).unwrap_or_else(|error| {
                 host::report(error);
@@ -49,7 +57,13 @@ impl ClientAddress {
             })
         };
         let peer = match read(&self.peer) {
-            Some(recorded) => Peer::from_filter_state(&recorded),
+            Some(recorded) => {
+                let peer = Peer::from_filter_state(&recorded);
+                if let (Some(marks), Peer::Known(address)) = (&self.marks, peer) {
+                    marks.mark(address);
+                }
+                peer
+            }
             None => read(SOURCE_ADDRESS).map_or(Peer::Unknown, |source| Peer::from_source_address(&source)),
         };
         if peer == Peer::Unknown && !self.has_warned_of_peer.replace(true) {
@@ -94,7 +108,10 @@ impl ClientAddress {
             let (name, edited) = match edit {
                 Edit::Remove { name } => (*name, host::remove_request_header(name)),
                 Edit::Replace { name, value } => {
-                    (name.as_bytes(), host::replace_request_header(name.as_bytes(), value))
+                    let name = name.as_bytes();
+                    let is_there = headers.iter().any(|(present, _)| present.eq_ignore_ascii_case(name));
+                    let edit = if is_there { host::replace_request_header } else { host::add_request_header };
+                    (name, edit(name, value))
                 }
             };
             let Err(error) = edited else { continue };
@@ -107,6 +124,49 @@ impl ClientAddress {
             host::set_property(CLIENT_IP, Text::new(client).as_bytes()).unwrap_or_else(host::report);
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// Marks on downstream connections: the number of the peer, which costs less to ask for than its address.
+struct Marks {
+    /// The properties, a bit each, the lowest first. Their names are this VM's and this configuration's alone: a connection may outlive
+    /// both, and its marks must not tell another one's peer.
+    names: [String; BITS],
+    peers: RefCell<Peers>,
+    /// A mark could not be set in full, so that marks may tell a wrong number.
+    are_broken: Cell<bool>,
+}
+
+impl Marks {
+    fn new() -> Option<Self> {
+        let ours = host::random();
+        let names = std::array::from_fn(|bit| format!("idleguard.peer.{ours:016x}.{bit}"));
+        for name in &names {
+            host::declare_connection_property(name).map_err(host::report).ok()?;
+        }
+        Some(Self { names, peers: RefCell::default(), are_broken: Cell::new(false) })
+    }
+
+    /// The peer of the connection that the current stream came by, if it is marked.
+    fn peer(&self) -> Option<IpAddr> {
+        let peers = self.peers.try_borrow().ok()?;
+        let mut number = 0_usize;
+        for (bit, name) in self.names.iter().enumerate().take(peers.bits()) {
+            if host::is_marked(name.as_bytes()).map_err(host::report).ok()? {
+                number |= 1 << bit;
+            }
+        }
+        peers.get(number).filter(|_| !self.are_broken.get())
+    }
+
+    fn mark(&self, peer: IpAddr) {
+        let number = self.peers.try_borrow_mut().ok().and_then(|mut peers| peers.number(peer)).unwrap_or_default();
+        for (bit, name) in self.names.iter().enumerate() {
+            if number & (1 << bit) != 0 && !self.are_broken.get() {
+                let set = host::set_property(name.as_bytes(), b"").map_err(host::report);
+                self.are_broken.set(set.is_err());
+            }
+        }
     }
 }
 

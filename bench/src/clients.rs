@@ -107,7 +107,9 @@ impl Clients {
                 .iter_mut()
                 .map(|client| scope.spawn(move || (0..each).try_for_each(|_| client.exchange())))
                 .collect();
-            running.into_iter().try_for_each(|client| client.join().map_err(|_| io::Error::other("a client panicked"))?)
+            running
+                .into_iter()
+                .try_for_each(|client| client.join().map_err(|_| io::Error::other("a client panicked"))?)
         })
     }
 }

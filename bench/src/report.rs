@@ -11,7 +11,8 @@ use idleguard_harness::project;
 
 use crate::{
     correctness::Cell,
-    cost, cpu::Cost,
+    cost,
+    cpu::Cost,
     latency::Latency,
     results::{self, Section, Setting},
     scale,

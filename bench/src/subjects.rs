@@ -98,12 +98,11 @@ impl Subject {
         let lanes: Vec<_> = lanes.iter().map(String::as_str).collect();
         // The lanes' routes are copies of the base's, so that is edited first.
         let config = config.lanes(&[]).set(&format!("{ROUTE}/timeout"), seconds(ANSWER_WITHIN));
-        let config = if self == Self::Plain { config } else { config.set(&format!("{ROUTE}/retry_policy"), retry_get()) };
+        let config =
+            if self == Self::Plain { config } else { config.set(&format!("{ROUTE}/retry_policy"), retry_get()) };
         let config = config.lanes(&lanes).policy("initial_limit", millis(terms.timeout * 2 / 3));
         Ok(match self {
-            Self::Static => {
-                config.without_idleguard().envoy_idle_timeout("payments", &seconds(terms.timeout * 9 / 10))
-            }
+            Self::Static => config.without_idleguard().envoy_idle_timeout("payments", &seconds(terms.timeout * 9 / 10)),
             Self::Known => config.without_scout().lb_idle_timeout(&millis(terms.timeout)),
             Self::Learning => config.without_scout(),
             Self::Scout => config,

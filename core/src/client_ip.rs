@@ -31,6 +31,7 @@ pub mod address;
 mod chain;
 pub mod forwarded;
 mod headers;
+pub mod peers;
 mod settings;
 
 use std::mem;
@@ -40,6 +41,9 @@ use self::chain::Chain;
 use self::headers::{Headers, Line, is_same_name};
 use crate::client_ip::address::{Blocks, Element, Neighbours, parse_address, parse_endpoint};
 use crate::client_ip::forwarded::{forwarded, is_blank, x_forwarded_for};
+
+/// The filter state that holds the true peer, unless the configuration names another one.
+pub const DEFAULT_PEER_FILTER_STATE: &str = "idleguard.peer";
 
 /// Who is on the other end of the connection that the request came by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

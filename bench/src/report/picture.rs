@@ -237,7 +237,9 @@ pub(super) fn connections(path: &Path, cells: &[Cell]) -> Result<()> {
 
 /// CPU per request against plain Envoy, by traffic.
 pub(super) fn cpu(path: &Path, costs: &[Cost]) -> Result<()> {
-    let ours = |variant: Variant| matches!(variant, Variant::ClientIp | Variant::WatchAll | Variant::Lane | Variant::Everything);
+    let ours = |variant: Variant| {
+        matches!(variant, Variant::ClientIp | Variant::WatchAll | Variant::Lane | Variant::Everything)
+    };
     let all: Vec<_> = Traffic::ALL
         .into_iter()
         .map(|traffic| {

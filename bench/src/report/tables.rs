@@ -189,7 +189,9 @@ pub(super) fn cpu(costs: &[Cost]) -> String {
 pub(super) fn cost(costs: &[cost::Cost]) -> String {
     let mut text = String::new();
     for traffic in costs.iter().map(|cost| cost.traffic).collect::<BTreeSet<_>>() {
-        text.push_str(&head([&capital(traffic.label()), "thousand instructions", "of plain Envoy"].map(str::to_owned).into()));
+        text.push_str(&head(
+            [&capital(traffic.label()), "thousand instructions", "of plain Envoy"].map(str::to_owned).into(),
+        ));
         for cost in costs.iter().filter(|cost| cost.traffic == traffic) {
             let label = cost.variant.label().to_owned();
             text.push_str(&row([label, format!("{:.1}", cost.thousands), format!("{:.2}", cost.of_plain)]));

@@ -285,9 +285,18 @@ pub(crate) fn buffer(buffer: BufferType, start: usize, max_size: usize) -> Resul
 /// The request's headers, serialized as [`header_map::pairs`](idleguard_core::header_map::pairs) reads them. Allowed while they
 /// pass.
 pub(crate) fn request_headers() -> Result<Vec<u8>, HostError> {
+    header_map_of(MapType::HttpRequestHeaders)
+}
+
+/// The same of its trailers. Allowed while those pass.
+pub(crate) fn request_trailers() -> Result<Vec<u8>, HostError> {
+    header_map_of(MapType::HttpRequestTrailers)
+}
+
+fn header_map_of(map: MapType) -> Result<Vec<u8>, HostError> {
     fetch("proxy_get_header_map_pairs", |data, size| {
         // SAFETY: both out-pointers are live for the call.
-        unsafe { import::proxy_get_header_map_pairs(MapType::HttpRequestHeaders as u32, data, size) }
+        unsafe { import::proxy_get_header_map_pairs(map as u32, data, size) }
     })
 }
 
@@ -311,9 +320,18 @@ pub(crate) fn add_request_header(name: &[u8], value: &[u8]) -> Result<(), HostEr
 
 /// Removes all request headers called `name`. Allowed while the request's headers pass.
 pub(crate) fn remove_request_header(name: &[u8]) -> Result<(), HostError> {
+    remove_from(MapType::HttpRequestHeaders, name)
+}
+
+/// Removes all request trailers called `name`. Allowed while the request's trailers pass.
+pub(crate) fn remove_request_trailer(name: &[u8]) -> Result<(), HostError> {
+    remove_from(MapType::HttpRequestTrailers, name)
+}
+
+fn remove_from(map: MapType, name: &[u8]) -> Result<(), HostError> {
     // SAFETY: pointer and size are those of a live slice.
     checked("proxy_remove_header_map_value", unsafe {
-        import::proxy_remove_header_map_value(MapType::HttpRequestHeaders as u32, name.as_ptr(), name.len())
+        import::proxy_remove_header_map_value(map as u32, name.as_ptr(), name.len())
     })
 }
 
@@ -365,18 +383,32 @@ pub(crate) fn is_marked(mark: &[u8]) -> Result<bool, HostError> {
     Ok(property(mark)?.is_some_and(|value| value.is_empty()))
 }
 
-/// From now on a property of this name, of up to 127 bytes, that is set by a stream of this root context lives as long as the downstream
-/// connection. Allowed in callbacks of a root context.
-pub(crate) fn declare_connection_property(name: &str) -> Result<(), HostError> {
+/// How long a property lasts that a stream sets; by default as long as one pass through the filters. (Envoy begins anew when it
+/// redirects a request internally.)
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LifeSpan {
+    Request = 1,
+    Connection = 2,
+}
+
+/// Has a property that [`set_property`] sets last for so long. Allowed while the root context is being configured.
+pub(crate) fn keep_property(name: &[u8], span: LifeSpan) -> Result<(), HostError> {
     const FUNCTION: &[u8] = b"declare_property";
-    // The protobuf message DeclarePropertyArguments: its name (1), and its life span (5), DownstreamConnection (2).
-    let length = u8::try_from(name.len()).unwrap_or(u8::MAX);
-    let argument = [&[0x0a, length], name.as_bytes(), &[0x28, 2]].concat();
+    // envoy.source.extensions.common.wasm.DeclarePropertyArguments: `name` is field 1, `span` field 5. (Lengths up to 127 are one byte.)
+    let length = u8::try_from(name.len()).unwrap_or(u8::MAX) & 0x7f;
+    let argument = [&[0x0a, length], name, &[0x28, span as u8]].concat();
     fetch("proxy_call_foreign_function", |data, size| {
         // SAFETY: pointers and sizes are those of live slices, both out-pointers are live for the call.
         unsafe {
-            let (function, argument) = ((FUNCTION.as_ptr(), FUNCTION.len()), (argument.as_ptr(), argument.len()));
-            import::proxy_call_foreign_function(function.0, function.1, argument.0, argument.1, data, size)
+            let (name, argument) = (FUNCTION, argument.as_slice());
+            import::proxy_call_foreign_function(
+                name.as_ptr(),
+                name.len(),
+                argument.as_ptr(),
+                argument.len(),
+                data,
+                size,
+            )
         }
     })
     .map(drop)

@@ -172,6 +172,13 @@ impl Request {
         Action::Continue
     }
 
+    pub(crate) fn on_request_trailers(&mut self) -> Action {
+        match &self.root.client_address {
+            Some(client_address) if client_address.clean_trailers().is_break() => Action::Pause,
+            _ => Action::Continue,
+        }
+    }
+
     fn steer(&mut self, id: Configured) {
         let way = with_worker(|worker| {
             let way = worker.way(id, self.sent)?;
@@ -306,7 +313,7 @@ impl Request {
 fn is_stale(details: &[u8]) -> bool {
     let reset = details.strip_prefix(b"upstream_reset_before_response_started{".as_slice());
     reset.is_some_and(|reason| reason.starts_with(b"connection_termination"))
-        || matches!(details, b"upstream_response_timeout" | b"upstream_per_try_timeout")
+        || matches!(details, b"response_timeout" | b"upstream_per_try_timeout" | b"upstream_per_try_idle_timeout")
 }
 
 /// Whether Envoy says that there was no connection to be had.

@@ -19,7 +19,7 @@ const FILTERS: &str = "static_resources/listeners/ingress/filter_chains/0/filter
 const MANAGER: &str = "static_resources/listeners/ingress/filter_chains/0/filters/http/typed_config";
 
 /// The block of code behind its mark.
-fn example(name: &str) -> Value {
+pub(crate) fn example(name: &str) -> Value {
     let (_, after) = PAGE.split_once(&format!("{MARK}{name} -->\n```")).expect("an example of that name");
     let (_, code) = after.split_once('\n').expect("a block of code");
     let (code, _) = code.split_once("```").expect("its end");
@@ -31,13 +31,13 @@ fn with_client_ip(config: Config, rules: &Value) -> Config {
 }
 
 /// The project's Envoy, where the peer of a connection is whatever a PROXY header says: a network to play with.
-fn anywhere(config: Config) -> Config {
+pub(crate) fn anywhere(config: Config) -> Config {
     let listener_filters = example("proxy-protocol-listener")["listener_filters"].clone();
     config.set(&format!("{INGRESS}/listener_filters"), listener_filters)
 }
 
 /// Begins a connection from this address (PROXY protocol, version 1).
-fn from(peer: &str) -> Vec<u8> {
+pub(crate) fn from(peer: &str) -> Vec<u8> {
     let (family, to) = if peer.contains(':') { ("TCP6", "2001:db8::1") } else { ("TCP4", "192.0.2.1") };
     format!("PROXY {family} {peer} {to} 41000 443\r\n").into_bytes()
 }

@@ -7,6 +7,7 @@ use idleguard_harness::envoy::Config;
 use idleguard_harness::load::{Load, Pattern, Report};
 use idleguard_harness::stub_lb::{Mode, StubLb};
 
+use super::lanes::requests_of;
 use super::{metric, ms, project_config, start};
 
 const MODES: [fn(Duration) -> Mode; 4] = [Mode::FinAt, Mode::RstAt, Mode::SilentRst, Mode::SilentSwallow];
@@ -95,6 +96,36 @@ async fn a_timeout_that_falls_costs_a_few_requests_and_no_more() {
     assert_eq!(lane, 900);
 }
 
+/// The same with a far end that says nothing, so that a failure is known when Envoy gives up waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn once_two_failures_are_known_nothing_is_sent_into_silence() {
+    let Some(config) = project_config() else { return };
+    let seconds = std::env::var("IDLEGUARD_FALL_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(25);
+    let lb = StubLb::start(Mode::SilentSwallow(ms(60_000)));
+    let envoy = start(&config.without_scout().lb_idle_timeout("60s").upstream(lb.address()), 2).await;
+    let one_a_second = |seed| {
+        Load::post(envoy.ingress(), Pattern::Scattered { gap: (ms(3_500), ms(4_500)) })
+            .clients(4)
+            .seed(seed)
+            .timeout(ms(20_000))
+    };
+    let (before, _) = one_a_second(1)
+        .run_while(ms(90_000), async {
+            tokio::time::sleep(ms(5_000)).await;
+            lb.set(Mode::SilentSwallow(ms(1_000)));
+            envoy.wait_for(ms(60_000), "stale_failures", |stats| lane_of(stats) == 900).await.expect("a shorter lane");
+        })
+        .await;
+    assert!(before.failed() >= 2, "{before}");
+    let after = one_a_second(2).run(Duration::from_secs(seconds)).await;
+    println!("before {before}\nafter {after}; {} stale failures", metric(&envoy, "stale_failures").await);
+    assert!(after.ok > 20 && after.failed() <= u64::from(seconds > 600) * 3, "{after}");
+}
+
+fn lane_of(stats: &std::collections::BTreeMap<String, u64>) -> u64 {
+    stats.get("wasmcustom.idleguard.destination.payments.lane_idle_timeout_ms").copied().unwrap_or_default()
+}
+
 /// Changes of the lane under load, with a far end that drops connections at the limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_lane_fails_nothing() {
@@ -119,11 +150,4 @@ async fn a_change_of_lane_fails_nothing() {
     println!("{report}; requests by lane: {requests:?}");
     assert!(report.ok > 1_000 && report.failed() == 0, "{report}");
     assert!(requests.iter().all(|count| *count > 100), "{requests:?}");
-}
-
-/// Requests that went to a cluster, whose counters are the base's.
-async fn requests_of(envoy: &idleguard_harness::envoy::Envoy, cluster: &str) -> u64 {
-    let text = idleguard_harness::http::get(envoy.admin(), "/clusters").await.expect("an answer").text();
-    let counts = text.lines().filter(|line| line.starts_with(&format!("{cluster}::")));
-    counts.filter_map(|line| line.split_once("::rq_total::")?.1.parse::<u64>().ok()).sum()
 }

@@ -1,14 +1,12 @@
 //! Blocks of addresses, and many of them as one set.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Bits, V4, canonical, parse_endpoint, trim_blanks};
+use super::address::{canonical, parse_endpoint, trim_blanks};
 
 /// A block of addresses of one family (RFC 4632, RFC 4291 §2.3): `10.0.0.0/8`, or a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,16 +16,15 @@ impl Cidr {
     /// Reads a block or a single address; no zone, no port. Bits beyond the prefix length are ignored, and a block inside
     /// `::ffff:0:0/96` is the IPv4 block.
     pub fn parse(text: &str) -> Option<Self> {
-        let text = trim_blanks(text.as_bytes());
-        let Some(slash) = text.iter().position(|byte| *byte == b'/') else {
-            let zone = text.contains(&b'%');
-            let (address, port) = parse_endpoint(text)?;
-            return (!zone && port.is_none()).then(|| Self(IpNet::from(address)));
+        let text = str::from_utf8(trim_blanks(text.as_bytes())).ok()?;
+        let Some((address, length)) = text.split_once('/') else {
+            let (address, port) = parse_endpoint(text.as_bytes())?;
+            return (!text.contains('%') && port.is_none()).then(|| Self(IpNet::from(address)));
         };
-        let (address, length) = text.split_at_checked(slash)?;
-        let length = prefix_length(length.strip_prefix(b"/")?)?;
+        // One to three digits, without leading zeros.
+        let length = length.parse().ok().filter(|number: &u8| number.to_string() == length)?;
         // By the standard library: here, and only here, the unspecified addresses and mapped ones as such are wanted.
-        let block = match str::from_utf8(address).ok()?.parse().ok()? {
+        let block = match address.parse().ok()? {
             IpAddr::V4(address) => IpNet::V4(Ipv4Net::new(address, length).ok()?),
             IpAddr::V6(address) => {
                 let block = Ipv6Net::new(address, length).ok()?;
@@ -83,103 +80,52 @@ impl fmt::Display for Cidr {
     }
 }
 
-/// One to three digits, without leading zeros.
-fn prefix_length(digits: &[u8]) -> Option<u8> {
-    let text = str::from_utf8(digits).ok()?;
-    text.parse().ok().filter(|length: &u8| length.to_string() == text)
-}
-
-/// Many blocks as one set. Asking it takes a binary search: a CDN publishes hundreds of blocks, and every element of a
-/// list asks.
+/// Many blocks as one set. Asking it takes a binary search: a CDN publishes hundreds of blocks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Blocks {
     /// In order, apart from each other.
-    ranges: Vec<BitRange>,
-}
-
-/// Addresses from the first to the last, both among them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct BitRange {
-    first: Bits,
-    last: Bits,
-}
-
-impl BitRange {
-    fn contains(&self, bits: Bits) -> bool {
-        self.first <= bits && bits <= self.last
-    }
-}
-
-/// A block, in the form in which it is asked fastest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Neighbours {
-    network: u128,
-    mask: u128,
-}
-
-impl Neighbours {
-    /// Every address.
-    pub const ALL: Self = Self { network: 0, mask: 0 };
-    /// The unspecified address alone, which no element is.
-    pub const NONE: Self = Self { network: 0, mask: u128::MAX };
-
-    /// Is the address among them?
-    #[inline(always)]
-    pub fn contain(&self, Bits(bits): Bits) -> bool {
-        (bits ^ self.network) & self.mask == 0
-    }
+    v4: Vec<Ipv4Net>,
+    v6: Vec<Ipv6Net>,
 }
 
 impl Blocks {
     /// Is the address in one of the blocks?
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.neighbours(address.into()).is_some()
-    }
-
-    /// If the address is in one of the blocks, addresses that are in it, too. The next address of a list is most likely one.
-    pub fn neighbours(&self, bits: Bits) -> Option<Neighbours> {
-        let after = self.ranges.partition_point(|range| range.first <= bits);
-        let range = self.ranges.get(after.checked_sub(1)?).filter(|range| range.contains(bits))?;
-        let differing = range.first.0 ^ range.last.0;
-        // What `::/0` is without IPv4 is no block.
-        let is_block = differing & differing.wrapping_add(1) == 0 && range.first.0 & differing == 0;
-        Some(Neighbours { network: bits.0, mask: if is_block { !differing } else { u128::MAX } })
+        // Of blocks that lie apart, only the last one that begins at or before the address can hold it.
+        match address {
+            IpAddr::V4(address) => {
+                let after = self.v4.partition_point(|block| block.network() <= address);
+                after.checked_sub(1).and_then(|at| self.v4.get(at)).is_some_and(|block| block.contains(&address))
+            }
+            IpAddr::V6(address) => {
+                let after = self.v6.partition_point(|block| block.network() <= address);
+                after.checked_sub(1).and_then(|at| self.v6.get(at)).is_some_and(|block| block.contains(&address))
+            }
+        }
     }
 
     /// Is there no block at all?
     pub fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
+        self.v4.is_empty() && self.v6.is_empty()
     }
 }
 
 impl FromIterator<Cidr> for Blocks {
     fn from_iter<I: IntoIterator<Item = Cidr>>(blocks: I) -> Self {
-        let mut sorted = BinaryHeap::new(); // because the code of the standard library's sorting is large
-        for Cidr(block) in blocks {
-            let (first, last) = (Bits::from(block.network()).0, Bits::from(block.broadcast()).0);
-            if matches!(block, IpNet::V6(_)) && first <= V4.0 && V4.1 <= last {
-                // A block of IPv6 addresses holds no IPv4.
-                sorted.push((first, Reverse(V4.0.saturating_sub(1))));
-                sorted.push((V4.1.saturating_add(1), Reverse(last)));
-            } else {
-                sorted.push((first, Reverse(last)));
+        let mut set = Self::default();
+        for block in blocks {
+            match block.0 {
+                IpNet::V4(block) => set.v4.push(block),
+                IpNet::V6(block) => set.v6.push(block),
             }
         }
-        let mut ranges: Vec<BitRange> = Vec::new();
-        for (first, Reverse(last)) in sorted.into_sorted_vec() {
-            let range = BitRange { first: Bits(first), last: Bits(last) };
-            // Blocks lie apart or one inside the other; they never overlap in part.
-            if first <= last && ranges.last().is_none_or(|kept| kept.last < range.first) {
-                ranges.push(range);
-            }
-        }
-        Self { ranges }
+        // Sorted, without those inside others.
+        Self { v4: Ipv4Net::aggregate(&set.v4), v6: Ipv6Net::aggregate(&set.v6) }
     }
 }
-
 #[cfg(test)]
 mod tests {
-    use super::super::tests::address;
+    use super::super::address::tests::address;
     use super::*;
     use crate::client_ip::address::parse_address;
     use proptest::prelude::*;
@@ -303,11 +249,6 @@ mod tests {
             for address in &addresses {
                 let expected = blocks.iter().any(|block| block.contains(*address));
                 prop_assert_eq!(set.contains(*address), expected, "{} in {:?}", address, texts);
-                let Some(neighbours) = set.neighbours((*address).into()) else { continue };
-                prop_assert!(neighbours.contain((*address).into()));
-                for other in addresses.iter().filter(|other| neighbours.contain((**other).into())) {
-                    prop_assert!(set.contains(*other), "{} is no neighbour of {} in {:?}", other, address, texts);
-                }
             }
         }
     }

@@ -35,7 +35,7 @@ impl Peers {
     /// How many bits the highest number has: what is to be asked for. 0 also where there are too many peers, so that asking is in vain
     /// as often as not.
     pub fn bits(&self) -> usize {
-        if self.strangers > 0 { 0 } else { (usize::BITS - self.known.len().leading_zeros()) as usize }
+        if self.strangers > 0 { 0 } else { usize::BITS.saturating_sub(self.known.len().leading_zeros()) as usize }
     }
 
     /// The peer with this number.

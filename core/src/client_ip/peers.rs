@@ -102,7 +102,9 @@ mod tests {
     #[test]
     fn with_too_many_peers_nothing_is_asked_for_any_more() {
         let mut peers = Peers::default();
-        (1..=8).for_each(|last| drop(peers.number(peer(last))));
+        for last in 1..=8 {
+            let _ = peers.number(peer(last));
+        }
         assert_eq!((peers.bits(), peers.strangers()), (0, 1));
     }
 }

@@ -90,6 +90,25 @@ go-installed:
 	@PATH="$$PATH:/usr/sbin:/sbin"; command -v unshare >/dev/null && command -v ip >/dev/null || \
 	  { echo "unshare or ip is missing; on Debian and Ubuntu: apt-get install util-linux iproute2" >&2; exit 1; }
 
+.PHONY: bench
+bench: build envoy servers ## 25 min: idleguard beside what there is today; QUICK=1, or SECTIONS=correctness,cost,cpu,latency,scale
+	@cargo build --locked --quiet -p idleguard-bench
+	@exec $(CARGO_TARGET_DIR)/debug/idleguard-bench $(BENCH_ARGUMENTS)
+
+.PHONY: bench-draw
+bench-draw: ## tables and pictures again, from bench/results/*.json
+	@cargo run --locked --quiet -p idleguard-bench -- --draw
+
+.PHONY: cost
+cost: build envoy servers ## instructions of the whole Envoy a request, counted by callgrind: writes bench/results/cost.json and the tables
+	@cargo build --locked --quiet -p idleguard-bench
+	@exec $(CARGO_TARGET_DIR)/debug/idleguard-bench --sections cost
+
+.PHONY: cost-check
+cost-check: build envoy servers ## a short form: fails if a request costs more than 2 % above bench/results/cost.json
+	@cargo build --locked --quiet -p idleguard-bench
+	@exec $(CARGO_TARGET_DIR)/debug/idleguard-bench --sections cost --quick --check
+
 .PHONY: lint
 lint: target-installed ## formatting, clippy for both targets, the border between core and host
 	cargo fmt --all --check
@@ -130,6 +149,8 @@ BROWSERS := chromium-headless-shell chromium chromium-browser google-chrome-stab
 
 .PHONY: servers
 servers: ## installs nginx, HAProxy, Node, nghttp2, valgrind, Prometheus and Chromium for the tests, where apt-get may (YES=1: with sudo)
+
+
 	@$(call install,nginx:nginx-light haproxy:haproxy node:nodejs nghttpd:nghttp2-server promtool:prometheus callgrind_control:valgrind \
 	  nft:nftables ip:iproute2 nsenter:util-linux)
 	@command -v $(BROWSERS) >/dev/null || { $(call install,chromium-headless-shell:chromium-headless-shell) ; }

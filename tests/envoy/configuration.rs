@@ -31,7 +31,7 @@ async fn a_wrong_key_or_value_is_named() {
         ),
         (
             payments(json!({"lanes": {"payments-4s": "4"}})),
-            "idleguard: destinations.payments.lanes.payments-4s: \"4\" is not allowed: a duration",
+            "idleguard: destinations.payments.lanes.payments-4s: \"4\" is not allowed: the idle_timeout that this lane has in Envoy",
         ),
         (
             payments(json!({"max_lifetime": "60s"})), // a key of the first design

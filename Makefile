@@ -104,10 +104,6 @@ fuzz-short: ## every fuzz target with FUZZ_RUNS=20000 inputs, seeds and earlier 
 	  rm -rf $$new $$new.log; echo "$$target: $$(ls fuzz/corpus/$$target | wc -l) seeds and $(FUZZ_RUNS) inputs"; \
 	done
 
-.PHONY: counts-baseline
-counts-baseline: build ## accepts what the filter costs now: writes counts/baseline.json
-	cargo run --locked --quiet -p idleguard-counts -- --write
-
 # Any of these will do. Debian's chromium-headless-shell is Chromium without its windows: a quarter less to install.
 BROWSERS := chromium-headless-shell chromium chromium-browser google-chrome-stable google-chrome
 
@@ -189,7 +185,7 @@ fuzz: ## runs every fuzz target for FUZZ_SECONDS=600 each; needs rustup, install
 
 .PHONY: fuzz-module
 fuzz-module: build ## random callbacks on a host whose calls fail, against the built filter, for FUZZ_SECONDS=600
-	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --locked -p idleguard-counts --test module_fuzz -- --ignored --nocapture
+	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --locked -p idleguard-vm-tests --test module_fuzz -- --ignored --nocapture
 
 ##@ Measure
 

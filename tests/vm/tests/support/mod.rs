@@ -3,12 +3,12 @@
 
 use std::path::Path;
 
-use idleguard_counts::Filter;
+use idleguard_vm_tests::Filter;
 
 /// The built filter, or `None` (said, or a failure, see `IDLEGUARD_NO_SKIP`).
 pub fn filter() -> Option<Filter> {
     let wasm = std::env::var_os("IDLEGUARD_WASM")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../idleguard.wasm"), Into::into);
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../idleguard.wasm"), Into::into);
     if !wasm.is_file() {
         assert!(std::env::var_os("IDLEGUARD_NO_SKIP").is_none(), "no filter: `make build` makes it");
         eprintln!("skipped: no filter: `make build` makes it");

@@ -19,12 +19,10 @@ fn memory(vm: &mut Vm<'_>) -> Result<wasmtime::Memory> {
 fn read(vm: &mut Vm<'_>, at: u32, size: u32) -> Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(size)?];
     memory(vm)?.read(&*vm, usize::try_from(at)?, &mut bytes)?;
-    vm.data_mut().cross(bytes.len());
     Ok(bytes)
 }
 
 fn write(vm: &mut Vm<'_>, at: u32, bytes: &[u8]) -> Result<()> {
-    vm.data_mut().cross(bytes.len());
     Ok(memory(vm)?.write(vm, usize::try_from(at)?, bytes)?)
 }
 
@@ -43,7 +41,7 @@ fn hand_over(vm: &mut Vm<'_>, bytes: &[u8], data: u32, size: u32) -> Result<i32>
     Ok(OK)
 }
 
-/// Every import that the filter may call while it is counted. Any other traps.
+/// Every import that the filter may call. Any other traps.
 pub(crate) fn define(linker: &mut Linker<Host>) -> Result<()> {
     log_and_clock(linker)?;
     headers(linker)?;
@@ -190,22 +188,10 @@ fn properties_and_buffers(linker: &mut Linker<Host>) -> Result<()> {
             if let Some(status) = vm.data_mut().on_call("proxy_get_buffer_bytes") {
                 return Ok(status);
             }
-            match vm.data_mut().buffer(buffer, usize::try_from(start)?, usize::try_from(max_size)?) {
+            match vm.data().buffer(buffer, usize::try_from(start)?, usize::try_from(max_size)?) {
                 Some(bytes) => hand_over(&mut vm, &bytes, data, size),
                 None => Ok(NOT_FOUND),
             }
-        },
-    )?;
-    linker.func_wrap(
-        "env",
-        "proxy_set_buffer_bytes",
-        |mut vm: Vm<'_>, buffer: i32, start: u32, size: u32, data: u32, data_size: u32| {
-            if let Some(status) = vm.data_mut().on_call("proxy_set_buffer_bytes") {
-                return Ok(status);
-            }
-            let bytes = read(&mut vm, data, data_size)?;
-            let replaced = vm.data_mut().replace_bytes(buffer, usize::try_from(start)?, usize::try_from(size)?, &bytes);
-            anyhow::Ok(if replaced { OK } else { NOT_FOUND })
         },
     )?;
     linker.func_wrap(

@@ -11,7 +11,7 @@ mod support;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use idleguard_counts::{Buffer, Faults, Filter, Map, Vm};
+use idleguard_vm_tests::{Buffer, Faults, Filter, Map, Vm};
 use support::Random;
 
 /// Steps on one VM.
@@ -59,24 +59,31 @@ impl Faults for Chaos {
 }
 
 const CONFIGURATIONS: &[&str] = &[
-    r#"{"filter": "http", "destinations": {"payments": {"lb_idle_timeout": "1s"}, "*": {}}, "client_ip": {"trusted_proxies": ["private"]}, "advertise_keep_alive": "50s"}"#,
-    r#"{"filter": "http", "destinations": {"*": {"retry_stale": "off"}}, "client_ip": {"trusted_hops": 2, "on_invalid": "reject", "on_missing": "reject", "sources": ["forwarded", "x-real-ip"]}}"#,
-    r#"{"filter": "connection", "destination": "payments", "policy": {"lb_idle_timeout": "1s", "max_lifetime": "3s"}}"#,
-    r#"{"filter": "connection", "destination": "payments"}"#,
-    r#"{"filter": "connection", "destination": "other", "policy": {"initial_limit": "500ms", "sentinel_max": "5s"}}"#,
-    r#"{"filter": "connection", "destination": "payments", "policy": {"probe": {"path": "/healthz"}}, "max_tracked_connections": 3}"#,
-    r#"{"filter": "connection", "destination": "payments", "policy": {"margin": "120%"}}"#,
+    r#"{"filter": "http", "destinations": {"payments": {"lb_idle_timeout": "5s", "lanes": {"payments-4s": "4s", "payments-900ms": "900ms"}}, "other": {}}, "client_ip": {"trusted_proxies": ["10.0.0.0/8"]}}"#,
+    r#"{"filter": "http", "destinations": {"payments": {"lanes": {"payments-4s": "4s"}, "all_requests": true}}, "client_ip": {"trusted_hops": 2, "on_invalid": "reject", "on_missing": "reject", "sources": ["forwarded", "x-real-ip"]}}"#,
+    r#"{"filter": "scout", "destination": "payments", "cluster": "payments-scout", "path": "/"}"#,
+    r#"{"filter": "scout", "destination": "other", "cluster": "other-scout", "path": "/healthz", "max_wait": "2s"}"#,
+    r#"{"filter": "http", "destinations": {"payments": {"margin": "120%"}}}"#,
     r#"{"filter": "tcp"}"#,
     "",
     "\u{0}\u{1}{",
 ];
 
 const PROPERTIES: &[(&[&str], &[&[u8]])] = &[
-    (&["xds", "cluster_name"], &[b"payments", b"other", b"a.b|c", b"\xff\xfe", b""]),
-    (&["destination", "address"], &[b"envoy://payments-guard/", b"envoy://payments-guard/2", b"\x00\xff", b""]),
-    (&["upstream", "local_address"], &[b"10.0.0.1:1", b""]),
-    (&["response", "flags"], &[&[0; 8], &[0, 4, 0, 0, 0, 0, 0, 0], b"x", b""]),
-    (&["request", "protocol"], &[b"HTTP/1.1", b"HTTP/2", b"\xc0"]),
+    (&["xds", "cluster_name"], &[b"payments", b"payments-4s", b"other", b"a.b|c", b"\xff\xfe", b""]),
+    (&["upstream", "local_address"], &[b"10.0.0.1:1", b"10.0.0.1:2", b"[::1]:3", b"envoy://payments-scout/", b""]),
+    (&["upstream", "address"], &[b"10.0.0.8:443", b"10.0.0.9:443", b"envoy://payments-scout/", b""]),
+    (&["upstream", "request_attempt_count"], &[&[1, 0, 0, 0, 0, 0, 0, 0], &[2, 0, 0, 0, 0, 0, 0, 0], b"x", b""]),
+    (
+        &["response", "code_details"],
+        &[
+            b"via_upstream",
+            b"upstream_reset_before_response_started{connection_termination}",
+            b"upstream_reset_before_response_started{connection_timeout}",
+            b"upstream_response_timeout",
+            b"\xc0",
+        ],
+    ),
     (&["source", "address"], &[b"10.0.0.1:41000", b"[::1]:0", b"garbage", b""]),
     (&["filter_state", "idleguard.peer"], &[b"10.0.0.1:41000", b"203.0.113.9:1", b"\xff", b""]),
 ];
@@ -110,7 +117,8 @@ const NAMES: &[&str] = &[
     "x-real-ip",
     "x-real_ip",
     "cookie",
-    "x-envoy-retry-on",
+    "x-envoy-original-url",
+    "x-idleguard-lane",
     "",
 ];
 
@@ -134,7 +142,7 @@ fn step(vm: &mut Vm, random: &mut Random) -> (String, Result<()>) {
     let size = if random.one_in(8) { random.next() as i32 } else { random.below(200) as i32 };
     let flag = random.below(3) as i32;
     let done = |result: Result<i32>| result.map(drop);
-    match random.below(19) {
+    match random.below(21) {
         0..=2 => {
             let parent = if random.one_in(5) { 0 } else { random.below(5) as i32 };
             (format!("create {id} of {parent}"), vm.call("proxy_on_context_create", (id, parent)))
@@ -155,7 +163,7 @@ fn step(vm: &mut Vm, random: &mut Random) -> (String, Result<()>) {
             let value = if random.one_in(6) { random.bytes(80) } else { random.of(values).to_vec() };
             vm.host().set_property(path, &value);
             if random.one_in(4) {
-                let key = *random.of(&[&b"idleguard.learner.payments"[..], b"idleguard.learner.other"]);
+                let key = *random.of(&[&b"idleguard.destination.payments"[..], b"idleguard.scout.payments"]);
                 let value = random.bytes(120);
                 vm.host().set_shared(key, &value);
             }
@@ -196,6 +204,8 @@ fn step(vm: &mut Vm, random: &mut Random) -> (String, Result<()>) {
             (format!("close {id} by {peer}"), vm.call("proxy_on_downstream_connection_close", (id, peer)))
         }
         17 => (format!("delete {id}"), vm.call("proxy_on_delete", id)),
+        18 => (format!("trailers {id}"), done(vm.call("proxy_on_request_trailers", (id, size)))),
+        19 => (format!("answer {id}"), vm.call("proxy_on_http_call_response", (id, 7, size, size, size))),
         _ => {
             let size = *random.of(&[0, 1, 8, 4_096, 100_000]);
             (format!("allocate {size}"), done(vm.call("proxy_on_memory_allocate", size)))

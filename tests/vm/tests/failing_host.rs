@@ -4,18 +4,19 @@
 
 mod support;
 
-use idleguard_counts::{Buffer, Faults, Filter, Map, Vm};
+use idleguard_vm_tests::{Buffer, Faults, Filter, Map, Vm};
 
 /// The statuses of the ABI (`proxy_status_t`, 0 is success), and one that it doesn't know.
 const STATUSES: [i32; 13] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 99];
 
-const HTTP: &str = r#"{"filter": "http", "destinations": {"payments": {}},
-    "client_ip": {"trusted_proxies": ["10.0.0.0/8"]}, "advertise_keep_alive": "50s"}"#;
+const HTTP: &str = r#"{"filter": "http",
+    "destinations": {"payments": {"lb_idle_timeout": "5s", "lanes": {"payments-4s": "4s"}}},
+    "client_ip": {"trusted_proxies": ["10.0.0.0/8"]}}"#;
 /// The same, for a request that is answered with 400.
-const REJECTING: &str = r#"{"filter": "http", "destinations": {"payments": {}},
+const REJECTING: &str = r#"{"filter": "http",
+    "destinations": {"payments": {"lb_idle_timeout": "5s", "lanes": {"payments-4s": "4s"}}},
     "client_ip": {"trusted_proxies": ["10.0.0.0/8"], "on_missing": "reject"}}"#;
-const CONNECTION: &str =
-    r#"{"filter": "connection", "destination": "payments", "policy": {"lb_idle_timeout": "learn"}}"#;
+const SCOUT: &str = r#"{"filter": "scout", "destination": "payments", "cluster": "payments-scout", "path": "/"}"#;
 
 const SPOOFED: &str = "6.6.6.6";
 
@@ -31,37 +32,33 @@ impl Faults for Failing {
 }
 
 /// What no callback may leave behind: a trap, a request that waits, a header that a client wrote.
-fn traffic(vm: &mut Vm, http: i32, connection: i32) -> anyhow::Result<()> {
+fn traffic(vm: &mut Vm, http: i32, scout: i32) -> anyhow::Result<()> {
     for (path, value) in [
         (&["filter_state", "idleguard.peer"][..], "10.0.0.1:41000"),
         (&["xds", "cluster_name"], "payments"),
-        (&["destination", "address"], "envoy://payments-guard/"),
         (&["upstream", "local_address"], "10.0.0.9:1"),
-        (&["request", "protocol"], "HTTP/1.1"),
+        (&["upstream", "address"], "10.0.0.8:443"),
+        (&["response", "code_details"], "via_upstream"),
     ] {
         vm.host().set_property(path, value);
     }
     for round in 0..3 {
-        let stream = vm.stream(connection)?;
-        let mut actions = Vec::new();
-        // The second request may get the connection of the first, at once or when it has been idle for a while.
-        for response in [
-            &b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nkeep-alive: timeout=5, max=1\r\n\r\nhi"[..],
-            b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi",
-        ] {
+        let stream = vm.stream(scout)?;
+        let mut actions = vec![vm.on_new_connection(stream)?];
+        // The second request of a round gets the connection of the first, at once or when it has been idle for a while.
+        for details in ["via_upstream", "upstream_reset_before_response_started{connection_termination}"] {
             let request = request(vm, http)?;
-            if response.len() > 60 {
-                actions.push(vm.on_new_connection(stream)?);
-            }
             actions.push(vm.on_data(stream, Buffer::Downstream, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")?);
-            actions.push(vm.on_data(stream, Buffer::Upstream, response)?);
+            actions.push(vm.on_data(stream, Buffer::Upstream, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")?);
+            vm.host().set_property(&["response", "code_details"], details);
             vm.host().set_headers(Map::Response, &[(":status", "200")]);
             actions.push(vm.on_response_headers(request)?);
             vm.end(request)?;
-            ticks(vm, http, connection, if round == 1 { 0 } else { 15 })?;
+            ticks(vm, http, scout, if round == 1 { 0 } else { 15 })?;
         }
         anyhow::ensure!(actions.iter().all(|action| *action == 0), "round {round}: held back: {actions:?}");
-        ticks(vm, http, connection, 50)?;
+        ticks(vm, http, scout, 50)?;
+        vm.call::<(i32, i32, i32, i32, i32), ()>("proxy_on_http_call_response", (scout, 7, 0, 0, 0))?;
         if round < 2 {
             vm.call::<(i32, i32), ()>("proxy_on_downstream_connection_close", (stream, 1))?;
             vm.end(stream)?;
@@ -88,10 +85,10 @@ fn request(vm: &mut Vm, http: i32) -> anyhow::Result<i32> {
     Ok(request)
 }
 
-fn ticks(vm: &mut Vm, http: i32, connection: i32, count: u32) -> anyhow::Result<()> {
+fn ticks(vm: &mut Vm, http: i32, scout: i32, count: u32) -> anyhow::Result<()> {
     for _ in 0..count {
         vm.host().advance(100_000_000);
-        vm.on_tick(connection)?;
+        vm.on_tick(scout)?;
         vm.on_tick(http)?;
     }
     Ok(())
@@ -106,13 +103,13 @@ fn run(filter: &Filter, http: &str, call: &str, status: i32, early: bool) -> Opt
     if early {
         vm.host().set_faults(faults());
     }
-    let roots: Vec<_> = [http, CONNECTION].into_iter().map(|json| vm.configure(json)).collect();
-    let [Ok(http), Ok(connection)] = roots[..] else {
+    let roots: Vec<_> = [http, SCOUT].into_iter().map(|json| vm.configure(json)).collect();
+    let [Ok(http), Ok(scout)] = roots[..] else {
         assert!(early && call == "proxy_get_buffer_bytes", "{context}: refused, {:?}", vm.host().log());
         return None;
     };
     vm.host().set_faults(faults());
-    traffic(&mut vm, http, connection).unwrap_or_else(|error| panic!("{context}: {error:#}"));
+    traffic(&mut vm, http, scout).unwrap_or_else(|error| panic!("{context}: {error:#}"));
     Some(vm.host().log().to_vec())
 }
 
@@ -144,7 +141,6 @@ fn whichever_call_fails_traffic_goes_on_and_one_warning_names_it() {
         "proxy_set_property",
         "proxy_call_foreign_function",
         "proxy_get_buffer_bytes",
-        "proxy_set_buffer_bytes",
         "proxy_set_effective_context",
         "proxy_close_stream",
         "proxy_set_tick_period_milliseconds",

@@ -69,9 +69,6 @@ pub struct Host {
     nanos: u64,
     log: Vec<String>,
     responses: Vec<u32>,
-    calls: BTreeMap<&'static str, u64>,
-    buffer_bytes: u64,
-    crossed: u64,
 }
 
 impl Host {
@@ -138,11 +135,6 @@ impl Host {
         self.log.clear();
     }
 
-    /// How many bytes of buffers the filter has copied.
-    pub fn buffer_bytes(&self) -> u64 {
-        self.buffer_bytes
-    }
-
     /// What was logged.
     pub fn log(&self) -> &[String] {
         &self.log
@@ -153,29 +145,10 @@ impl Host {
         &self.responses
     }
 
-    pub(crate) fn calls(&self) -> &BTreeMap<&'static str, u64> {
-        &self.calls
-    }
-
-    /// Bytes that crossed the border since calls were last forgotten.
-    pub(crate) fn crossed(&self) -> u64 {
-        self.crossed
-    }
-
-    pub(crate) fn cross(&mut self, bytes: usize) {
-        self.crossed += bytes as u64;
-    }
-
-    pub(crate) fn forget_calls(&mut self) {
-        self.calls.clear();
-        self.crossed = 0;
-    }
-
     // === What the imports do ===
 
-    /// Counts a call. The status is one that it is to fail with.
+    /// The status that a call is to fail with.
     pub(crate) fn on_call(&mut self, name: &'static str) -> Option<i32> {
-        *self.calls.entry(name).or_default() += 1;
         self.fault.0.as_mut()?.status(name)
     }
 
@@ -195,15 +168,6 @@ impl Host {
             *stored = (value, stored.1.wrapping_add(1).max(1));
         }
         is_current
-    }
-
-    pub(crate) fn replace_bytes(&mut self, buffer: i32, start: usize, size: usize, bytes: &[u8]) -> bool {
-        let Some(present) = self.buffers.get_mut(&buffer).filter(|present| start <= present.len()) else {
-            return false;
-        };
-        let end = start.saturating_add(size).min(present.len());
-        present.splice(start..end, bytes.iter().copied());
-        true
     }
 
     pub(crate) fn nanos(&self) -> u64 {
@@ -259,11 +223,9 @@ impl Host {
         self.properties.insert(path.to_vec(), value.to_vec());
     }
 
-    pub(crate) fn buffer(&mut self, buffer: i32, start: usize, size: usize) -> Option<Vec<u8>> {
+    pub(crate) fn buffer(&self, buffer: i32, start: usize, size: usize) -> Option<Vec<u8>> {
         let bytes = self.buffers.get(&buffer)?.get(start..)?;
-        let copied = bytes[..size.min(bytes.len())].to_vec();
-        self.buffer_bytes += copied.len() as u64;
-        Some(copied)
+        Some(bytes[..size.min(bytes.len())].to_vec())
     }
 
     pub(crate) fn define_metric(&mut self, name: &[u8]) -> u32 {

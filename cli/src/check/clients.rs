@@ -9,7 +9,9 @@ use super::rules::{
     INTERNAL_ADDRESS, UNRECORDED_PEER,
 };
 use super::{Findings, HttpFilter, Setup, Surroundings};
-use crate::bootstrap::{self, FAILURE_POLICIES, Hcm, clusters, common_options, is_type, items, protobuf_duration, text};
+use crate::bootstrap::{
+    self, FAILURE_POLICIES, Hcm, clusters, common_options, is_type, items, protobuf_duration, text,
+};
 use crate::inject::records;
 use crate::path::walk;
 
@@ -35,7 +37,9 @@ fn recorded_peer(setup: &Setup<'_>, filter: &HttpFilter<'_>, hcm: &Hcm<'_>, find
     let key = client_ip.peer_filter_state();
     let is_recorded = hcm.filters.get(setup.root).is_some_and(|chain| records(chain, hcm.index, key));
     if !is_recorded && !uses_remote_address {
-        let what = format!("client_ip is configured, but no filter before this connection manager records the peer as {key:?}");
+        let what = format!(
+            "client_ip is configured, but no filter before this connection manager records the peer as {key:?}"
+        );
         findings.add(&UNRECORDED_PEER, &hcm.path, what);
     }
 }
@@ -114,7 +118,9 @@ fn front_lb(setup: &Setup<'_>, front: Duration, findings: &mut Findings<'_>) {
 fn unguarded_clusters(setup: &Setup<'_>, findings: &mut Findings<'_>) {
     for (at, cluster) in clusters(setup.root).iter().enumerate() {
         let name = text(cluster, "name").unwrap_or_default();
-        let is_routed = setup.hcms.iter().any(|hcm| hcm.routes().iter().any(|route| route.leads_to(name)));
+        // What a filter that is refused says is not known.
+        let leads = |hcm: &&Hcm<'_>| hcm.routes().iter().any(|route| route.leads_to(name));
+        let is_routed = setup.hcms.iter().filter(leads).any(|hcm| !setup.has_refused(&hcm.path));
         let is_known = setup.http_filters.iter().any(|filter| filter.knows(name));
         if is_known || bootstrap::internal_listener_of(cluster).is_some() || !is_routed {
             continue;

@@ -139,6 +139,10 @@ pub(crate) fn on_request_headers(id: u32) -> Action {
     with_request(id, Request::on_request_headers)
 }
 
+pub(crate) fn on_request_trailers(id: u32) -> Action {
+    with_request(id, Request::on_request_trailers)
+}
+
 pub(crate) fn on_response_headers(id: u32) -> Action {
     with_request(id, Request::on_response_headers)
 }

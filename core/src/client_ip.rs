@@ -190,7 +190,7 @@ const ORIGINAL_URL: &str = "x-envoy-original-url";
 impl ClientIp {
     /// Whether a header of this name, in any spelling, is one that it reads, writes or removes.
     pub fn protects(&self, name: &[u8]) -> bool {
-        self.headers.find(name).is_some()
+        self.names.contains(name)
     }
 
     /// The key of the filter state that holds the true peer.

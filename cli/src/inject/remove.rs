@@ -72,11 +72,9 @@ fn remove_routes(document: &mut Document, destination: &str) -> Result<()> {
     let prefix = format!("{destination}=");
     let last = |document: &Document| {
         let all = hcms(document.value());
-        let routes = all.iter().flat_map(bootstrap::Hcm::routes);
-        routes
-            .filter(|route| route.token().is_some_and(|token| token.starts_with(&prefix)))
-            .last()
-            .map(|route| route.path)
+        let mut routes = all.iter().flat_map(bootstrap::Hcm::routes);
+        let ours = routes.rfind(|route| route.token().is_some_and(|token| token.starts_with(&prefix)));
+        ours.map(|route| route.path)
     };
     while let Some(path) = last(document) {
         document.remove(&path, COMMENTS)?;

@@ -218,7 +218,7 @@ fn by_header(hcm: &Hcm<'_>, findings: &mut Findings<'_>) {
         let path = hcm.path.join(below);
         let is_known = |finding: &Finding| finding.id == CLUSTER_HEADER_ROUTE.id && finding.path == path.to_string();
         // Several destinations have one connection manager.
-        if below.0.last() == Some(&"cluster_header".into()) && !findings.list.iter().any(is_known) {
+        if bootstrap::is_cluster_header(below) && !findings.list.iter().any(is_known) {
             let what = format!("the cluster of this route is what the header {value} says");
             findings.add(&CLUSTER_HEADER_ROUTE, &path, what);
         }

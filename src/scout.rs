@@ -134,11 +134,12 @@ impl ScoutRoot {
             return false;
         }
         let key = shared::key("turn", &self.config.destination);
-        let held = host::shared_data(&key).and_then(|(current, version)| match lease::claim(&current, self.worker, now) {
-            Claim::Held => Ok(true),
-            Claim::Write(lease) => host::set_shared_data(&key, &lease, version),
-            Claim::Taken => Ok(false),
-        });
+        let held =
+            host::shared_data(&key).and_then(|(current, version)| match lease::claim(&current, self.worker, now) {
+                Claim::Held => Ok(true),
+                Claim::Write(lease) => host::set_shared_data(&key, &lease, version),
+                Claim::Taken => Ok(false),
+            });
         let is_held = held.unwrap_or_else(|error| {
             host::report(error);
             false
@@ -151,10 +152,12 @@ impl ScoutRoot {
             }
             (is_held, _) => return is_held,
         }
-        let known = Finding::decode(&host::shared_data(&self.finding_key()).map_err(host::report).unwrap_or_default().0);
+        let known =
+            Finding::decode(&host::shared_data(&self.finding_key()).map_err(host::report).unwrap_or_default().0);
         let known = known.unwrap_or_default();
         let scout = Scout::new(self.config.max_wait, known, now);
-        let turn = Turn { scout, told: known, logged: known.idle, looked: self.latest_event(), told_at: Timestamp::default() };
+        let turn =
+            Turn { scout, told: known, logged: known.idle, looked: self.latest_event(), told_at: Timestamp::default() };
         *self.turn.borrow_mut() = Some(turn);
         true
     }

@@ -29,7 +29,10 @@ impl Mode {
     pub fn timeout(self) -> Option<Duration> {
         match self {
             Self::Stable | Self::AgeAt(_) => None,
-            Self::FinAt(timeout) | Self::RstAt(timeout) | Self::SilentRst(timeout) | Self::SilentSwallow(timeout)
+            Self::FinAt(timeout)
+            | Self::RstAt(timeout)
+            | Self::SilentRst(timeout)
+            | Self::SilentSwallow(timeout)
             | Self::AnnounceAt(timeout) => Some(timeout),
         }
     }

@@ -90,7 +90,11 @@ impl Host {
         }
         self.waits.push(wait);
         let pairs = self.waits.iter().enumerate().flat_map(|(index, one)| {
-            self.waits.iter().take(index).filter(|other| one.agrees_with(other)).map(|other| one.idle_age.min(other.idle_age))
+            self.waits
+                .iter()
+                .take(index)
+                .filter(|other| one.agrees_with(other))
+                .map(|other| one.idle_age.min(other.idle_age))
         });
         let Some(timeout) = pairs.min() else { return false };
         self.conclusion = Idle::Closes { timeout, kind: wait.kind };
@@ -121,9 +125,9 @@ impl Host {
         match self.conclusion {
             // Behind one address there may be several with timeouts of their own.
             Idle::Closes { timeout, .. } if idle_age > timeout && !is_same_age(idle_age, timeout) => {
-                let (count, shortest) = self.beyond.map_or((1, idle_age), |(count, shortest)| {
-                    (count.saturating_add(1), shortest.min(idle_age))
-                });
+                let (count, shortest) = self
+                    .beyond
+                    .map_or((1, idle_age), |(count, shortest)| (count.saturating_add(1), shortest.min(idle_age)));
                 self.beyond = Some((count, shortest));
                 if count >= BEYOND {
                     self.beyond = None;
@@ -142,9 +146,10 @@ impl Host {
 
     /// A request was not answered, though the far end answers others. Returns whether that is the second one that says so.
     fn on_missed(&mut self, idle_age: Duration) -> bool {
-        if self.misses.len() == MISSES {
-            self.misses.sort_unstable();
-            self.misses.pop();
+        if self.misses.len() == MISSES
+            && let Some((longest, _)) = self.misses.iter().enumerate().max_by_key(|(_, miss)| **miss)
+        {
+            self.misses.swap_remove(longest);
         }
         self.misses.push(idle_age);
         let Some(unanswered) = self.unanswered() else { return false };

@@ -250,7 +250,11 @@ mod tests {
         assert!(wire.on_sent(b"HEAD / HTTP/1.1\r\n"));
         assert!(!wire.on_sent(b"host: a\r\n\r\n"), "more of it");
         let (first, second) = bytes.split_at(at.min(bytes.len()));
-        [first, second].into_iter().map(|piece| wire.on_received(piece)).filter(|seen| *seen != Received::default()).collect()
+        [first, second]
+            .into_iter()
+            .map(|piece| wire.on_received(piece))
+            .filter(|seen| *seen != Received::default())
+            .collect()
     }
 
     #[test]
@@ -301,14 +305,14 @@ mod tests {
         let answered = Received { answer: Some(Answer::default()), is_announced: false };
         let goaway = Received { answer: None, is_announced: true };
         for (bytes, seen) in [
-            (frame(4, 0, 0, &[0; 12]), nothing),  // SETTINGS
-            (frame(4, 1, 0, &[]), nothing),       // its acknowledgement, whose flag is that of END_STREAM
-            (frame(6, 0, 0, &[0; 8]), nothing),   // PING
-            (frame(1, 4, 1, b"\x88"), nothing),   // HEADERS of an answer that goes on
-            (frame(0, 1, 1, b""), answered),      // DATA with END_STREAM
-            (frame(0, 1, 1, b""), nothing),       // once more, late
-            (frame(8, 0, 0, &[0; 4]), nothing),   // WINDOW_UPDATE
-            (frame(7, 0, 0, &[0; 8]), goaway),    // GOAWAY
+            (frame(4, 0, 0, &[0; 12]), nothing), // SETTINGS
+            (frame(4, 1, 0, &[]), nothing),      // its acknowledgement, whose flag is that of END_STREAM
+            (frame(6, 0, 0, &[0; 8]), nothing),  // PING
+            (frame(1, 4, 1, b"\x88"), nothing),  // HEADERS of an answer that goes on
+            (frame(0, 1, 1, b""), answered),     // DATA with END_STREAM
+            (frame(0, 1, 1, b""), nothing),      // once more, late
+            (frame(8, 0, 0, &[0; 4]), nothing),  // WINDOW_UPDATE
+            (frame(7, 0, 0, &[0; 8]), goaway),   // GOAWAY
         ] {
             assert_eq!(wire.on_received(&bytes), seen, "{bytes:?}");
         }

@@ -172,6 +172,13 @@ impl Request {
         Action::Continue
     }
 
+    pub(crate) fn on_request_trailers(&mut self) -> Action {
+        match &self.root.client_address {
+            Some(client_address) if client_address.clean_trailers().is_break() => Action::Pause,
+            _ => Action::Continue,
+        }
+    }
+
     fn steer(&mut self, id: Configured) {
         let way = with_worker(|worker| {
             let way = worker.way(id, self.sent)?;

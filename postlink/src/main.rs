@@ -16,6 +16,7 @@ const CALLBACKS: &[&str] = &[
     "tick",
     "delete",
     "request_headers",
+    "request_trailers",
     "response_headers",
     "new_connection",
     "downstream_data",

@@ -31,6 +31,11 @@ extern "C" fn on_request_headers(stream: u32, _count: usize, _end: u32) -> Actio
     contexts::on_request_headers(stream)
 }
 
+#[unsafe(export_name = "idleguard_on_request_trailers")]
+extern "C" fn on_request_trailers(stream: u32, _count: usize) -> Action {
+    contexts::on_request_trailers(stream)
+}
+
 #[unsafe(export_name = "idleguard_on_response_headers")]
 extern "C" fn on_response_headers(stream: u32, _count: usize, _end: u32) -> Action {
     contexts::on_response_headers(stream)

@@ -3,8 +3,11 @@
 #![allow(clippy::disallowed_methods)] // real Envoys need real time
 
 mod client_ip_docs;
+mod client_ip_kinds;
 mod configuration;
+mod far_end;
 mod lanes;
+mod next_hop;
 mod no_stale_reuse;
 mod raw;
 #[path = "../../core/tests/reference/mod.rs"]

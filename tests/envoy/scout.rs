@@ -115,17 +115,15 @@ async fn silence_is_known(timeout: Duration) {
 
 async fn real_servers_are_known(timeout: Duration) {
     let seconds = timeout.as_secs();
-    // gunicorn looks at its idle connections once a second: they live for up to a second more, and it takes longer until two agree.
     let check = async |server: Option<Server>, what: &str, edit: &dyn Fn(Config) -> Config| {
         let Some(server) = server else { return };
         let Some(config) = scout_alone(server.address()) else { return };
         let envoy = start(&edit(config), 2).await;
         let closes = |stats: &BTreeMap<String, u64>| value(stats, "kind_fin") == 1;
-        let took = when(&envoy, if what == "gunicorn" { 30 * timeout } else { 3 * timeout + SLACK }, closes).await;
+        let took = when(&envoy, 3 * timeout + 2 * SLACK, closes).await;
         let found = scout(&envoy, "lb_idle_timeout_ms").await;
         println!("{what}: {found} ms, after {:.1} T", took.as_secs_f64() / timeout.as_secs_f64());
-        let is_late = what == "gunicorn" && found.abs_diff(1_000 * seconds + 500) <= 600;
-        assert!(is_near(found, timeout) || is_late, "{what}: {found}");
+        assert!(is_near(found, timeout), "{what}: {found}");
     };
     let nginx2 = Server::nginx_with(move |port| {
         format!(
@@ -151,7 +149,12 @@ async fn real_servers_are_known(timeout: Duration) {
         async { check(project::or_skip(Server::nginx(timeout).await), "nginx", &plain).await },
         async { check(project::or_skip(Server::haproxy(timeout).await), "HAProxy", &plain).await },
         async { check(project::or_skip(Server::node(timeout, false).await), "Node, Keep-Alive", &plain).await },
-        async { check(project::or_skip(Server::gunicorn(Some(seconds)).await), "gunicorn", &plain).await },
+        async {
+            // It looks at its idle connections once a second, so shorter timeouts are not within 5 % of themselves.
+            if seconds >= 20 {
+                check(project::or_skip(Server::gunicorn(Some(seconds)).await), "gunicorn", &plain).await;
+            }
+        },
         async { check(project::or_skip(nginx2.await), "nginx, GOAWAY", &http2).await },
         async { check(project::or_skip(haproxy2.await), "HAProxy, GOAWAY, streams on one connection", &shared).await },
     );

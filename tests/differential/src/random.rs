@@ -126,7 +126,7 @@ impl Combination {
             pieces: pick(rng, &[1, 1, 2, 3]),
             early: rng.u8(..5) == 0,
             slow: pick(rng, &[Who::Nobody, Who::Nobody, Who::Nobody, Who::Nobody, Who::Client, Who::FarEnd]),
-            failed_attempts: pick(rng, &[0, 0, 0, 1, 2, 3]),
+            failed_attempts: pick(rng, &[0, 0, 0, 1, 2]),
             who: pick(rng, &[Who::Nobody, Who::Nobody, Who::Client, Who::FarEnd]),
             how: pick(rng, &[How::Fin, How::Rst, How::Reset, How::GoAway]),
             point: pick(rng, &[Point::InRequest, Point::BeforeAnswer, Point::InAnswer, Point::BehindAnswer]),
@@ -161,8 +161,11 @@ impl Combination {
         if self.slow != Who::Nobody {
             (self.up, self.down) = (self.up.min(200_000), self.down.min(200_000));
         }
-        if self.header.is_some_and(|(name, _)| name == "connection") && self.client == Http2 {
-            self.header = None;
+        if self.header.is_some_and(|(name, _)| name == "connection") {
+            self.requests = 1;
+            if self.client == Http2 {
+                self.header = None;
+            }
         }
         if self.answer_header.is_some_and(|(name, _)| matches!(name, "connection" | "keep-alive")) && far_end == Http2 {
             self.answer_header = None;
@@ -222,7 +225,7 @@ impl Combination {
             setup: self.setup,
             clients: vec![Client { protocol: self.client, streams: streams.collect() }],
             far_end: Kind::Script(answers.collect()),
-            taken_out: &[],
+            taken_out: if self.header.is_some_and(|(name, _)| name == "x-forwarded-for") { &["x-forwarded-for"] } else { &[] },
         }
     }
 
@@ -416,7 +419,7 @@ pub async fn minimise(seed: u64, middles: &[Arc<Middle>]) -> Result<String> {
                 continue 'smaller;
             }
         }
-        return Ok(format!("{smallest:#?}"));
+        return Ok(format!("{smallest:?}"));
     }
 }
 

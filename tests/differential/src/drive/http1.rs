@@ -112,14 +112,30 @@ impl Http1 {
                 Do::Fin => self.wire.close(),
                 Do::Rst => self.wire.reset(),
                 Do::Signal(what) => signals.say(what),
-                Do::Await(what) => {
-                    if !signals.wait(what).await {
-                        self.wire.end = End::Never;
-                    }
-                }
+                Do::Await(what) => self.wait(what, signals).await,
                 Do::Slowly(bytes) => self.wire.slowly(*bytes),
                 Do::Pause(time) => tokio::time::sleep(*time).await,
                 Do::End | Do::ResetStream(_) | Do::GoAway | Do::GoAwayNow | Do::Ping | Do::ExpectReset => {}
+            }
+        }
+    }
+
+    /// Until the other side says so, or it can't any more: a client has an answer, or the connection has ended.
+    async fn wait(&mut self, what: &'static str, signals: &Signals) {
+        loop {
+            let has_answer = self.side == Side::Client && !self.wire.input.is_empty();
+            if has_answer || self.wire.end != End::Open {
+                return;
+            }
+            tokio::select! {
+                biased;
+                said = signals.wait(what) => {
+                    if !said {
+                        self.wire.end = End::Never;
+                    }
+                    return;
+                }
+                _ = self.wire.fill() => {}
             }
         }
     }

@@ -15,6 +15,7 @@
 pub mod case;
 pub mod cases;
 mod drive;
+pub mod events;
 pub mod far_end;
 pub mod middle;
 pub mod random;
@@ -22,6 +23,7 @@ pub mod real;
 pub mod record;
 pub mod script;
 pub mod setup;
+pub mod stage;
 pub mod suite;
 pub mod verdict;
 

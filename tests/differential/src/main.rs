@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Parser;
-use idleguard_differential::{cases, random, setup::Setup, suite};
+use idleguard_differential::{cases, events, random, setup::Setup, suite};
 
 /// Is Envoy with idleguard ever worse than plain Envoy?
 #[derive(Debug, Parser)]
@@ -31,8 +31,17 @@ async fn main() -> Result<()> {
     if let Some(only) = &arguments.only {
         run.retain(|case| case.name.contains(only));
     }
+    let mut happening = if arguments.random.is_some() { Vec::new() } else { events::all() };
+    if let Some(only) = &arguments.only {
+        happening.retain(|event| event.name.contains(only));
+    }
     run.extend(random::cases(arguments.seed, arguments.random.unwrap_or(0)));
-    let outcome = suite::run(run, arguments.verbose).await?;
+    let mut outcome = suite::run(run, arguments.verbose).await?;
+    for row in events::run(happening, 3).await? {
+        println!("{}: {}", row.name, suite::figures(&row));
+        outcome.ran += 1;
+        outcome.worse.extend(row.worse());
+    }
     for worse in &outcome.worse {
         println!("{worse}");
     }

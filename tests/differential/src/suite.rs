@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     case::Case,
+    events::Row,
     middle::Middle,
     real,
     record::Observation,
@@ -76,4 +77,13 @@ pub async fn run(mut cases: Vec<Case>, is_verbose: bool) -> Result<Outcome> {
         outcome.plain.extend(part.plain);
     }
     Ok(outcome)
+}
+
+/// The figures of an event, beside each other.
+pub fn figures(row: &Row) -> String {
+    let texts = row.figures[0].iter().enumerate().map(|(at, plain)| {
+        let counts = row.figures.iter().filter_map(|figures| figures.get(at)).map(|figure| figure.count.to_string());
+        format!("{}: {}", plain.what, counts.collect::<Vec<_>>().join(" / "))
+    });
+    texts.collect::<Vec<_>>().join("; ")
 }

@@ -1,0 +1,192 @@
+//! Hosts come, go, fall ill and are slow.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::{Event, Figure, figure};
+use crate::{
+    setup::{BASE, Subject},
+    stage::{Host, Mood, Stage, Traffic, lanes, load},
+};
+
+/// The rows.
+pub(super) fn all() -> Vec<Event> {
+    vec![
+        Event { name: "host-removed", about: "one of two hosts is taken out by EDS", own: None, run: |s| Box::pin(removed(s)) },
+        Event { name: "host-added", about: "a second host comes by EDS", own: None, run: |s| Box::pin(added(s)) },
+        Event { name: "host-unhealthy", about: "one of two hosts fails its active health check", own: None, run: |s| Box::pin(unhealthy(s)) },
+        Event { name: "host-ejected", about: "one of two hosts answers 503, outlier detection on", own: None, run: |s| Box::pin(ejected(s)) },
+        Event { name: "host-refuses", about: "one of two hosts refuses connections, with retries", own: None, run: |s| Box::pin(refuses(s)) },
+        Event { name: "host-slow", about: "two hosts of different speed, least request", own: None, run: |s| Box::pin(slow(s)) },
+        Event { name: "host-forgets", about: "a far end resets connections that were idle for half a second", own: None, run: |s| Box::pin(forgets(s)) },
+        Event {
+            name: "own-ejections",
+            about: "as host-ejected, and then the lane changes",
+            own: Some("ejections are forgotten at a change of lane: 5 requests more to a bad host"),
+            run: |s| Box::pin(ejected_again(s)),
+        },
+        Event {
+            name: "own-health-checks",
+            about: "active health checks of one host",
+            own: Some("each lane checks the health of each host"),
+            run: |s| Box::pin(health_checks(s)),
+        },
+    ]
+}
+
+async fn pair() -> Result<(Host, Host)> {
+    Ok((Host::start(Mood::Good).await?, Host::start(Mood::Good).await?))
+}
+
+async fn removed(subject: Subject) -> Result<Vec<Figure>> {
+    let (stays, goes) = pair().await?;
+    let mut stage = Stage::start(subject, &[&stays, &goes], |config| config).await?;
+    let mut traffic = Traffic::start(stage.ingress, 4);
+    traffic.more(100).await?;
+    stage.set_hosts(&[&stays]).await?;
+    traffic.more(8).await?; // those that were under way
+    let before = goes.requests();
+    traffic.more(300).await?;
+    let answers = traffic.stop().await;
+    Ok(vec![
+        figure("requests to the host that is gone", goes.requests() - before),
+        figure("failed requests", answers.failed()),
+    ])
+}
+
+async fn added(subject: Subject) -> Result<Vec<Figure>> {
+    let (first, second) = pair().await?;
+    let mut stage = Stage::start(subject, &[&first], |config| config).await?;
+    let mut traffic = Traffic::start(stage.ingress, 4);
+    traffic.more(100).await?;
+    stage.set_hosts(&[&first, &second]).await?;
+    traffic.more(300).await?;
+    let answers = traffic.stop().await;
+    let is_left_out = second.requests() < 50;
+    Ok(vec![figure("failed requests", answers.failed()), figure("the new host is left out", is_left_out.into())])
+}
+
+fn checked(config: idleguard_harness::envoy::Config) -> idleguard_harness::envoy::Config {
+    config.set(&format!("{BASE}/health_checks"), json!([{
+        "timeout": "20s", "interval": "0.1s", "no_traffic_interval": "0.1s", "unhealthy_threshold": 1, "healthy_threshold": 1,
+        "http_health_check": { "path": "/healthz" },
+    }]))
+}
+
+async fn unhealthy(subject: Subject) -> Result<Vec<Figure>> {
+    let (good, bad) = pair().await?;
+    let stage = Stage::start(subject, &[&good, &bad], checked).await?;
+    let healthy = |clusters: &str, host: &Host| clusters.contains(&format!("{}::{}::health_flags::healthy", stage.in_force(), host.address));
+    stage.until("both are healthy", |clusters| healthy(clusters, &good) && healthy(clusters, &bad)).await?;
+    let mut traffic = Traffic::start(stage.ingress, 4);
+    traffic.more(100).await?;
+    bad.set(Mood::Bad(503));
+    // Plain's own word, so that a lane that does not check is found, not waited for.
+    stage
+        .until("the base knows", |clusters| {
+            clusters.contains(&format!("payments::{}::health_flags::/failed_active_hc", bad.address))
+        })
+        .await?;
+    let checks = good.health_checkers();
+    for _ in 0..20 {
+        // The lanes check as often as the base: they know when it has been long enough for ten rounds.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    traffic.more(8).await?;
+    let (before, failed) = (bad.requests(), traffic.answers().failed());
+    traffic.more(300).await?;
+    let answers = traffic.stop().await;
+    Ok(vec![
+        figure("requests to the unhealthy host", bad.requests() - before),
+        figure("failed requests, once it is known", answers.failed() - failed),
+        figure("nobody checks", u64::from(checks == 0)),
+    ])
+}
+
+fn detected(config: idleguard_harness::envoy::Config) -> idleguard_harness::envoy::Config {
+    config.set(&format!("{BASE}/outlier_detection"), json!({
+        "consecutive_5xx": 5, "base_ejection_time": "300s", "max_ejection_time": "300s", "max_ejection_percent": 100,
+    }))
+}
+
+async fn ejected(subject: Subject) -> Result<Vec<Figure>> {
+    let (good, bad) = pair().await?;
+    bad.set(Mood::Bad(503));
+    let stage = Stage::start(subject, &[&good, &bad], detected).await?;
+    let answers = load(stage.ingress, 1, 300).await?;
+    Ok(vec![figure("failed requests of 300", answers.failed()), figure("requests to the ejected host", bad.requests())])
+}
+
+async fn ejected_again(subject: Subject) -> Result<Vec<Figure>> {
+    let (good, bad) = pair().await?;
+    bad.set(Mood::Bad(503));
+    let mut stage = Stage::start(subject, &[&good, &bad], detected).await?;
+    let mut traffic = Traffic::start(stage.ingress, 1);
+    traffic.more(100).await?;
+    stage.change_lane().await?;
+    traffic.more(200).await?;
+    let answers = traffic.stop().await;
+    Ok(vec![Figure { what: "failed requests", count: answers.failed(), more: 5 }])
+}
+
+async fn refuses(subject: Subject) -> Result<Vec<Figure>> {
+    let (good, gone) = pair().await?;
+    let address = gone.address;
+    let stage = Stage::start(subject, &[&good, &gone], |config| {
+        config.set(&format!("{}/1/route/retry_policy", crate::setup::ROUTES), json!({
+            "retry_on": "connect-failure", "num_retries": 5, "retry_host_predicate": [{
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": { "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate" },
+            }], "host_selection_retry_max_attempts": 5,
+        }))
+    })
+    .await?;
+    drop(gone); // nobody listens there any more
+    while tokio::net::TcpStream::connect(address).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let before = good.connections();
+    let answers = load(stage.ingress, 4, 300).await?;
+    Ok(vec![
+        figure("failed requests of 300", answers.failed()),
+        Figure { what: "connections to the healthy host", count: good.connections() - before, more: 4 },
+    ])
+}
+
+async fn slow(subject: Subject) -> Result<Vec<Figure>> {
+    let fast = Host::start(Mood::Good).await?;
+    let slow = Host::start(Mood::Late(Duration::from_millis(100))).await?;
+    let stage = Stage::start(subject, &[&fast, &slow], |config| config.set(&format!("{BASE}/lb_policy"), "LEAST_REQUEST")).await?;
+    let answers = load(stage.ingress, 8, 400).await?;
+    let share = 100 * slow.requests() / (slow.requests() + fast.requests());
+    Ok(vec![
+        figure("failed requests", answers.failed()),
+        Figure { what: "% of the requests at the slow host (±15 from run to run)", count: share, more: 15 },
+    ])
+}
+
+/// Ten requests, each on a connection that was idle for 0.7 s; plain fails them all but the first.
+async fn forgets(subject: Subject) -> Result<Vec<Figure>> {
+    let host = Host::start(Mood::Forgetful).await?;
+    let stage = Stage::start(subject, &[&host], |config| config).await?;
+    let (mut client, mut failed) = (None, 0);
+    for _ in 0..10 {
+        failed += u64::from(crate::stage::ask(stage.ingress, &mut client).await != 200);
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    Ok(vec![figure("failed requests of 10", failed)])
+}
+
+async fn health_checks(subject: Subject) -> Result<Vec<Figure>> {
+    let host = Host::start(Mood::Good).await?;
+    let stage = Stage::start(subject, &[&host], checked).await?;
+    let names = stage.cluster_names();
+    stage
+        .until("all are healthy", |clusters| {
+            names.iter().all(|name| clusters.contains(&format!("{name}::{}::health_flags::healthy", host.address)))
+        })
+        .await?;
+    Ok(vec![Figure { what: "health checkers of one host", count: host.health_checkers(), more: lanes() }])
+}

@@ -4,7 +4,7 @@
 //! of their own.
 
 mod configuration;
-mod hosts;
+pub(crate) mod hosts;
 mod limits;
 
 use std::{future::Future, pin::Pin};

@@ -14,10 +14,12 @@
 
 pub mod case;
 pub mod cases;
+pub mod docs;
 mod drive;
 pub mod events;
 pub mod far_end;
 pub mod middle;
+pub mod mutations;
 pub mod random;
 pub mod real;
 pub mod record;

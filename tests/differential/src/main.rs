@@ -1,8 +1,11 @@
 //! `make differential`: the table and random combinations.
 
-use anyhow::Result;
+use std::fs;
+
+use anyhow::{Context, Result};
 use clap::Parser;
-use idleguard_differential::{cases, events, random, setup::Setup, suite};
+use idleguard_differential::{cases, docs, events, random, setup::Setup, suite};
+use idleguard_harness::project;
 
 /// Is Envoy with idleguard ever worse than plain Envoy?
 #[derive(Debug, Parser)]
@@ -16,6 +19,12 @@ struct Arguments {
     /// The first one's seed; the others' follow.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Writes the table, with figures, into docs/differential.md.
+    #[arg(long)]
+    docs: bool,
+    /// Envoy's version, for the documentation.
+    #[arg(long, default_value = "")]
+    version: String,
     /// Says what plain Envoy gives.
     #[arg(long)]
     verbose: bool,
@@ -37,10 +46,17 @@ async fn main() -> Result<()> {
     }
     run.extend(random::cases(arguments.seed, arguments.random.unwrap_or(0)));
     let mut outcome = suite::run(run, arguments.verbose).await?;
-    for row in events::run(happening, 3).await? {
-        println!("{}: {}", row.name, suite::figures(&row));
+    let rows = events::run(happening, 3).await?;
+    for row in &rows {
+        println!("{}: {}", row.name, suite::figures(row));
         outcome.ran += 1;
         outcome.worse.extend(row.worse());
+    }
+    if arguments.docs {
+        let path = project::root().join("docs/differential.md");
+        let text = fs::read_to_string(&path)?;
+        let tables = docs::tables(&rows, &arguments.version);
+        fs::write(&path, docs::with_tables(&text, &tables).context("docs/differential.md has no place for the tables")?)?;
     }
     for worse in &outcome.worse {
         println!("{worse}");

@@ -1,8 +1,9 @@
 //! A subject under way: its Envoy, its far end, and one case after the other through it.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -35,7 +36,11 @@ pub struct Middle {
     envoy: Envoy,
     settle: SocketAddr,
     far_end: FarEnd,
+    counted: Mutex<BTreeMap<String, u64>>,
 }
+
+/// What Envoy counts of requests and connections; the base's name is the lanes', too.
+const COUNTERS: &str = r"^(http\.ingress\.downstream_rq_([1-5]xx|rx_reset|tx_reset|total|http1_total|http2_total)|cluster\.payments\.upstream_(rq_([1-5]xx|total|retry|retry_success|cancelled|rx_reset|tx_reset)|cx_(total|connect_fail|destroy_(local|remote)_with_active_rq)))$";
 
 /// What a run of a case gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,12 +53,12 @@ pub struct Seen {
 
 impl Middle {
     /// Starts the subject in this setup, and waits until what it stands for is in force.
-    pub async fn start(setup: Setup, subject: Subject, edit: fn(Config) -> Config) -> Result<Self> {
+    pub async fn start(setup: Setup, subject: Subject, edit: fn(Subject, Config) -> Config) -> Result<Self> {
         let far_end = FarEnd::start().await?;
-        let config = edit(setup.config(subject, far_end.address)?);
+        let config = edit(subject, setup.config(subject, far_end.address)?);
         let envoy = start(&config, subject).await.with_context(|| format!("{setup:?}, {subject:?}"))?;
         let settle = envoy.listener("settle").context("the listener `settle`")?;
-        Ok(Self { subject, envoy, settle, far_end })
+        Ok(Self { subject, envoy, settle, far_end, counted: Mutex::default() })
     }
 
     /// One case.
@@ -82,7 +87,8 @@ impl Middle {
         let far_end = run.record().await;
         self.settled().await?;
         self.far_end.set(None);
-        let mut observation = Observation { clients, far_end };
+        let counted = self.count().await?;
+        let mut observation = Observation { clients, far_end, counted };
         if self.subject == Subject::Plain {
             observation.without(case.taken_out);
         }
@@ -92,6 +98,19 @@ impl Middle {
     /// Waits until Envoy's worker has seen everything that was sent to it so far.
     async fn settled(&self) -> Result<()> {
         http::get(self.settle, "/").await.map(drop).with_context(|| self.envoy.log_tail())
+    }
+
+    /// What Envoy has counted since the last look.
+    async fn count(&self) -> Result<BTreeMap<String, u64>> {
+        let text = http::get(self.envoy.admin(), &format!("/stats?usedonly&filter={COUNTERS}")).await?.text();
+        let lines = text.lines().filter_map(|line| line.split_once(": "));
+        let now: BTreeMap<String, u64> =
+            lines.filter_map(|(name, count)| Some((name.to_owned(), count.parse().ok()?))).collect();
+        let mut last = self.counted.lock().expect("no panic under the lock");
+        let since = now.iter().map(|(name, count)| (name.clone(), count - last.get(name).copied().unwrap_or(0)));
+        let since = since.filter(|(_, count)| *count > 0).collect();
+        *last = now;
+        Ok(since)
     }
 
     /// Errors and warnings in Envoy's log.

@@ -179,6 +179,9 @@ impl Combination {
         }
         if self.who != Who::Nobody {
             self.early = false;
+            if self.client == Http2 {
+                self.requests = 1; // how far the others have come when one ends all is chance
+            }
         }
         self
     }

@@ -1,6 +1,6 @@
 //! What one side saw: the messages on each connection, and how it ended.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 /// One message, as far as it came.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -68,6 +68,8 @@ pub struct Observation {
     pub clients: Vec<Connection>,
     /// The far end's connections, in an order of their content.
     pub far_end: Vec<Connection>,
+    /// What Envoy has counted meanwhile: requests by status, resets, retries, connections.
+    pub counted: BTreeMap<String, u64>,
 }
 
 impl Message {
@@ -86,9 +88,17 @@ impl Message {
     pub fn header(&mut self, name: &str, value: &str) {
         let written = matches!(name, "x-forwarded-for" | "x-real-ip") && value == "127.0.0.1";
         let varies = matches!(name, "date" | "x-request-id" | "x-envoy-upstream-service-time" | "keep-alive");
-        if !written {
-            self.headers.push((name.to_owned(), if varies { "…" } else { value }.to_owned()));
+        if written {
+            return;
         }
+        // What is left of the route's timeout, to five seconds.
+        let left = value.parse::<u64>().ok().filter(|_| name == "x-envoy-expected-rq-timeout-ms");
+        let value = match left {
+            Some(left) => (left.div_ceil(5_000) * 5_000).to_string(),
+            None if varies => "…".to_owned(),
+            None => value.to_owned(),
+        };
+        self.headers.push((name.to_owned(), value));
     }
 
     /// The status, if it is a response.
@@ -128,6 +138,6 @@ impl fmt::Display for Observation {
                 connection.messages.iter().try_for_each(|message| writeln!(f, "    {message}"))?;
             }
         }
-        Ok(())
+        writeln!(f, "  counted: {:?}", self.counted)
     }
 }

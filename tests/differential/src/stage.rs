@@ -53,7 +53,7 @@ pub enum Mood {
     Late(Duration),
     /// Not before the mood changes.
     Held,
-    /// Takes a request on a connection that has served before as a reason to reset it, if it was idle for half a second.
+    /// Takes a request on a connection that has served before as a reason to reset it, if it was idle for a second.
     Forgetful,
 }
 
@@ -157,7 +157,7 @@ async fn serve(stream: TcpStream, mut moods: watch::Receiver<Mood>, counts: Arc<
                 let _ = moods.wait_for(|mood| *mood != Mood::Held).await; // the host may have gone
                 200
             }
-            Mood::Forgetful if served > 0 && idle_since.elapsed() > Duration::from_millis(500) => 0,
+            Mood::Forgetful if served > 0 && idle_since.elapsed() > Duration::from_secs(1) => 0,
             _ => 200,
         };
         if !is_check {

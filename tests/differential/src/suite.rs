@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Result, ensure};
+use idleguard_harness::envoy::Config;
 use tokio::task::JoinSet;
 
 use crate::{
@@ -28,9 +29,14 @@ pub struct Outcome {
 
 /// Starts the three subjects of a setup.
 pub async fn start(setup: Setup) -> Result<Vec<Arc<Middle>>> {
+    start_with(setup, |_, config| config).await
+}
+
+/// The same, with an edit of each one's whole configuration.
+pub async fn start_with(setup: Setup, edit: fn(Subject, Config) -> Config) -> Result<Vec<Arc<Middle>>> {
     let mut starting = JoinSet::new();
     for subject in Subject::ALL {
-        starting.spawn(Middle::start(setup, subject, |config| config));
+        starting.spawn(Middle::start(setup, subject, edit));
     }
     let mut middles = Vec::new();
     while let Some(middle) = starting.join_next().await {

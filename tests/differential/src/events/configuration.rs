@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Event, Figure, figure};
 use crate::{
-    setup::{LANES, Subject, for_subject, lane, lane_route},
+    setup::{LANES, Subject, lane, lane_route},
     stage::{Host, Mood, Stage, Traffic, requests_of},
 };
 
@@ -240,14 +240,9 @@ async fn wrong_order(subject: Subject) -> Result<Vec<Figure>> {
 
 async fn drain(subject: Subject) -> Result<Vec<Figure>> {
     let host = Host::start(Mood::Good).await?;
-    let stage = Stage::start(subject, &[&host], |config| for_nothing(config, subject)).await?;
+    let stage = Stage::start(subject, &[&host], |config| config).await?;
     let mut traffic = Traffic::start(stage.ingress, 4);
     traffic.more(100).await?;
     stage.envoy.drain().await?;
     ended(traffic).await
-}
-
-fn for_nothing(config: idleguard_harness::envoy::Config, subject: Subject) -> idleguard_harness::envoy::Config {
-    let _ = (subject, for_subject); // the stage does it
-    config
 }

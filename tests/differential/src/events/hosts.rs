@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use idleguard_harness::envoy::Config;
 use serde_json::json;
 
 use super::{Event, Figure, figure};
 use crate::{
-    setup::{BASE, Subject},
+    setup::{BASE, Subject, for_subject},
     stage::{Host, Mood, Stage, Traffic, lanes, load},
 };
 
@@ -20,7 +21,7 @@ pub(super) fn all() -> Vec<Event> {
         Event { name: "host-ejected", about: "one of two hosts answers 503, outlier detection on", own: None, run: |s| Box::pin(ejected(s)) },
         Event { name: "host-refuses", about: "one of two hosts refuses connections, with retries", own: None, run: |s| Box::pin(refuses(s)) },
         Event { name: "host-slow", about: "two hosts of different speed, least request", own: None, run: |s| Box::pin(slow(s)) },
-        Event { name: "host-forgets", about: "a far end resets connections that were idle for half a second", own: None, run: |s| Box::pin(forgets(s)) },
+        Event { name: "host-forgets", about: "a far end resets connections that were idle for a second", own: None, run: |s| Box::pin(forgets(s)) },
         Event {
             name: "own-ejections",
             about: "as host-ejected, and then the lane changes",
@@ -68,7 +69,7 @@ async fn added(subject: Subject) -> Result<Vec<Figure>> {
     Ok(vec![figure("failed requests", answers.failed()), figure("the new host is left out", is_left_out.into())])
 }
 
-fn checked(config: idleguard_harness::envoy::Config) -> idleguard_harness::envoy::Config {
+fn checked(config: Config) -> Config {
     config.set(&format!("{BASE}/health_checks"), json!([{
         "timeout": "20s", "interval": "0.1s", "no_traffic_interval": "0.1s", "unhealthy_threshold": 1, "healthy_threshold": 1,
         "http_health_check": { "path": "/healthz" },
@@ -76,8 +77,14 @@ fn checked(config: idleguard_harness::envoy::Config) -> idleguard_harness::envoy
 }
 
 async fn unhealthy(subject: Subject) -> Result<Vec<Figure>> {
+    unhealthy_with(subject, |config| config).await
+}
+
+/// The same, with an edit of the whole configuration.
+pub(crate) async fn unhealthy_with(subject: Subject, edit: fn(Config) -> Config) -> Result<Vec<Figure>> {
     let (good, bad) = pair().await?;
-    let stage = Stage::start(subject, &[&good, &bad], checked).await?;
+    let whole = |config| edit(for_subject(checked(config), subject));
+    let stage = Stage::start_with(subject, &[&good, &bad], whole, subject != Subject::Plain).await?;
     let healthy = |clusters: &str, host: &Host| clusters.contains(&format!("{}::{}::health_flags::healthy", stage.in_force(), host.address));
     stage.until("both are healthy", |clusters| healthy(clusters, &good) && healthy(clusters, &bad)).await?;
     let mut traffic = Traffic::start(stage.ingress, 4);
@@ -105,7 +112,7 @@ async fn unhealthy(subject: Subject) -> Result<Vec<Figure>> {
     ])
 }
 
-fn detected(config: idleguard_harness::envoy::Config) -> idleguard_harness::envoy::Config {
+fn detected(config: Config) -> Config {
     config.set(&format!("{BASE}/outlier_detection"), json!({
         "consecutive_5xx": 5, "base_ejection_time": "300s", "max_ejection_time": "300s", "max_ejection_percent": 100,
     }))
@@ -167,16 +174,16 @@ async fn slow(subject: Subject) -> Result<Vec<Figure>> {
     ])
 }
 
-/// Ten requests, each on a connection that was idle for 0.7 s; plain fails them all but the first.
+/// Each request finds its connection idle for 1.2 s. Plain fails every other one: those between are on new connections.
 async fn forgets(subject: Subject) -> Result<Vec<Figure>> {
     let host = Host::start(Mood::Forgetful).await?;
     let stage = Stage::start(subject, &[&host], |config| config).await?;
     let (mut client, mut failed) = (None, 0);
-    for _ in 0..10 {
+    for _ in 0..8 {
         failed += u64::from(crate::stage::ask(stage.ingress, &mut client).await != 200);
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
     }
-    Ok(vec![figure("failed requests of 10", failed)])
+    Ok(vec![figure("failed requests of 8", failed)])
 }
 
 async fn health_checks(subject: Subject) -> Result<Vec<Figure>> {

@@ -29,7 +29,8 @@ pub fn tables(rows: &[Row], versions: &str) -> String {
     let mut text = format!("\nFigures: plain / base in force / lane in force, Envoy {versions}.\n\n");
     let cell = |row: &Row| {
         let figures = row.figures[0].iter().enumerate().map(|(at, plain)| {
-            let counts = row.figures.iter().filter_map(|figures| figures.get(at)).map(|figure| figure.count.to_string());
+            let counts =
+                row.figures.iter().filter_map(|figures| figures.get(at)).map(|figure| figure.count.to_string());
             format!("{} {}", plain.what, counts.collect::<Vec<_>>().join(" / "))
         });
         figures.collect::<Vec<_>>().join("; ")
@@ -41,7 +42,8 @@ pub fn tables(rows: &[Row], versions: &str) -> String {
         let why = event.own.unwrap_or_default();
         let _ = writeln!(text, "| `{}` | {} | {why} | {} |", event.name, event.about, of(event.name)); // a String takes it
     }
-    text += "\n## Events\n\nNo figure is worse than plain's.\n\n| event | what happens | figures |\n| --- | --- | --- |\n";
+    text +=
+        "\n## Events\n\nNo figure is worse than plain's.\n\n| event | what happens | figures |\n| --- | --- | --- |\n";
     for event in common {
         let _ = writeln!(text, "| `{}` | {} | {} |", event.name, event.about, of(event.name)); // as above
     }

@@ -98,7 +98,9 @@ pub async fn run(events: Vec<Event>, at_a_time: usize) -> Result<Vec<Row>> {
 async fn one(event: Event) -> Result<Row> {
     let mut running = JoinSet::new();
     for (at, subject) in Subject::ALL.into_iter().enumerate() {
-        running.spawn(async move { (at, (event.run)(subject).await.with_context(|| format!("{}, {subject:?}", event.name))) });
+        running.spawn(async move {
+            (at, (event.run)(subject).await.with_context(|| format!("{}, {subject:?}", event.name)))
+        });
     }
     let mut figures = vec![Vec::new(); Subject::ALL.len()];
     while let Some(done) = running.join_next().await {

@@ -46,7 +46,7 @@ async fn main() -> Result<()> {
     }
     run.extend(random::cases(arguments.seed, arguments.random.unwrap_or(0)));
     let mut outcome = suite::run(run, arguments.verbose).await?;
-    let rows = events::run(happening, 3).await?;
+    let rows = events::run(happening, 8).await?;
     for row in &rows {
         println!("{}: {}", row.name, suite::figures(row));
         outcome.ran += 1;
@@ -56,7 +56,10 @@ async fn main() -> Result<()> {
         let path = project::root().join("docs/differential.md");
         let text = fs::read_to_string(&path)?;
         let tables = docs::tables(&rows, &arguments.version);
-        fs::write(&path, docs::with_tables(&text, &tables).context("docs/differential.md has no place for the tables")?)?;
+        fs::write(
+            &path,
+            docs::with_tables(&text, &tables).context("docs/differential.md has no place for the tables")?,
+        )?;
     }
     for worse in &outcome.worse {
         println!("{worse}");

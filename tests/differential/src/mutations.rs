@@ -29,7 +29,11 @@ pub fn all() -> Vec<Mutation> {
         Mutation { what: "a lost trailer", case: "trailers-down", edit: no_trailers },
         Mutation { what: "an answer held back by 200 ms", case: "get", edit: held_back },
         Mutation { what: "a wrong status where an exchange is cut off", case: "rst-before-answer", edit: wrong_status },
-        Mutation { what: "a wrong status for a client that gives up", case: "client-fin-before-answer", edit: answered },
+        Mutation {
+            what: "a wrong status for a client that gives up",
+            case: "client-fin-before-answer",
+            edit: answered,
+        },
     ]
 }
 
@@ -92,22 +96,34 @@ fn no_trailers(subject: Subject, mut config: Config) -> Config {
 }
 
 fn first_filter(subject: Subject, config: Config, filter: Value) -> Config {
-    if subject == Subject::Plain { config } else { config.insert(&format!("{HTTP_MANAGER}/http_filters"), Some(0), filter) }
+    if subject == Subject::Plain {
+        config
+    } else {
+        config.insert(&format!("{HTTP_MANAGER}/http_filters"), Some(0), filter)
+    }
 }
 
 fn held_back(subject: Subject, config: Config) -> Config {
-    first_filter(subject, config, json!({ "name": "fault", "typed_config": {
-        "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
-        "delay": { "fixed_delay": "0.2s", "percentage": { "numerator": 100 } },
-    }}))
+    first_filter(
+        subject,
+        config,
+        json!({ "name": "fault", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
+            "delay": { "fixed_delay": "0.2s", "percentage": { "numerator": 100 } },
+        }}),
+    )
 }
 
 /// Answers in the far end's place.
 fn answered(subject: Subject, config: Config) -> Config {
-    first_filter(subject, config, json!({ "name": "fault", "typed_config": {
-        "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
-        "abort": { "http_status": 499, "percentage": { "numerator": 100 } },
-    }}))
+    first_filter(
+        subject,
+        config,
+        json!({ "name": "fault", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
+            "abort": { "http_status": 499, "percentage": { "numerator": 100 } },
+        }}),
+    )
 }
 
 fn wrong_status(subject: Subject, config: Config) -> Config {

@@ -11,7 +11,10 @@ use crate::{
     far_end::Kind,
     middle::Middle,
     script::{
-        Do::{self, Await, Data, End, ExpectClose, ExpectData, ExpectEnd, ExpectHead, Fin, HalfClose, ResetStream, Rst, Signal, Slowly},
+        Do::{
+            self, Await, Data, End, ExpectClose, ExpectData, ExpectEnd, ExpectHead, Fin, HalfClose, ResetStream, Rst,
+            Signal, Slowly,
+        },
         Framing::{self, Chunked, Length, Nothing},
     },
     setup::Setup,
@@ -105,24 +108,52 @@ impl Combination {
             setup: pick(rng, &Setup::ALL),
             client: pick(rng, &[Http1, Http1, Http2]),
             requests: pick(rng, &[1, 1, 1, 2, 5]),
-            method: pick(rng, &["GET", "GET", "POST", "POST", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "PATCH", "FROBNICATE"]),
+            method: pick(
+                rng,
+                &["GET", "GET", "POST", "POST", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "PATCH", "FROBNICATE"],
+            ),
             up: size(rng),
             up_is_chunked: rng.bool(),
             up_trailers: rng.u8(..4) == 0,
-            status: pick(rng, &[200, 200, 200, 200, 201, 204, 206, 301, 304, 400, 401, 404, 413, 429, 500, 502, 503, 504, 599]),
+            status: pick(
+                rng,
+                &[200, 200, 200, 200, 201, 204, 206, 301, 304, 400, 401, 404, 413, 429, 500, 502, 503, 504, 599],
+            ),
             down: size(rng),
             down_framing: rng.u8(..3),
             down_trailers: rng.u8(..4) == 0,
             interim: pick(rng, &[0, 0, 0, 0, 100, 102, 103]),
-            header: pick(rng, &[
-                None, None, Some(("connection", "close")), Some(("expect", "100-continue")), Some(("x-forwarded-for", "1.2.3.4")),
-                Some(("accept-encoding", "gzip")), Some(("x-envoy-retry-on", "5xx")), Some(("x-envoy-upstream-rq-timeout-ms", "9000")),
-                Some(("te", "trailers")), Some(("cookie", "a=1; b=2")), Some(("authorization", "Bearer x")), Some(("range", "bytes=0-1")),
-            ]),
-            answer_header: pick(rng, &[
-                None, None, Some(("connection", "close")), Some(("keep-alive", "timeout=5")), Some(("set-cookie", "a=1")),
-                Some(("x-envoy-overloaded", "true")), Some(("content-encoding", "gzip")), Some(("server", "far")), Some(("x-idleguard", "1")),
-            ]),
+            header: pick(
+                rng,
+                &[
+                    None,
+                    None,
+                    Some(("connection", "close")),
+                    Some(("expect", "100-continue")),
+                    Some(("x-forwarded-for", "1.2.3.4")),
+                    Some(("accept-encoding", "gzip")),
+                    Some(("x-envoy-retry-on", "5xx")),
+                    Some(("x-envoy-upstream-rq-timeout-ms", "9000")),
+                    Some(("te", "trailers")),
+                    Some(("cookie", "a=1; b=2")),
+                    Some(("authorization", "Bearer x")),
+                    Some(("range", "bytes=0-1")),
+                ],
+            ),
+            answer_header: pick(
+                rng,
+                &[
+                    None,
+                    None,
+                    Some(("connection", "close")),
+                    Some(("keep-alive", "timeout=5")),
+                    Some(("set-cookie", "a=1")),
+                    Some(("x-envoy-overloaded", "true")),
+                    Some(("content-encoding", "gzip")),
+                    Some(("server", "far")),
+                    Some(("x-idleguard", "1")),
+                ],
+            ),
             pieces: pick(rng, &[1, 1, 2, 3]),
             early: rng.u8(..5) == 0,
             slow: pick(rng, &[Who::Nobody, Who::Nobody, Who::Nobody, Who::Nobody, Who::Client, Who::FarEnd]),
@@ -228,7 +259,11 @@ impl Combination {
             setup: self.setup,
             clients: vec![Client { protocol: self.client, streams: streams.collect() }],
             far_end: Kind::Script(answers.collect()),
-            taken_out: if self.header.is_some_and(|(name, _)| name == "x-forwarded-for") { &["x-forwarded-for"] } else { &[] },
+            taken_out: if self.header.is_some_and(|(name, _)| name == "x-forwarded-for") {
+                &["x-forwarded-for"]
+            } else {
+                &[]
+            },
         }
     }
 

@@ -78,17 +78,23 @@ impl Setup {
             Self::Usual => config,
             Self::Lenient => {
                 let config = config
-                    .set(&format!("{HTTP_MANAGER}/http_protocol_options"), json!({
-                        "accept_http_10": true, "default_host_for_http_10": "old.example", "enable_trailers": true,
-                    }))
+                    .set(
+                        &format!("{HTTP_MANAGER}/http_protocol_options"),
+                        json!({
+                            "accept_http_10": true, "default_host_for_http_10": "old.example", "enable_trailers": true,
+                        }),
+                    )
                     .set(&format!("{HTTP_MANAGER}/proxy_100_continue"), true);
                 protocol(config, json!({ "http_protocol_options": { "enable_trailers": true } }))
             }
             Self::Http2 => protocol(config, json!({ "http2_protocol_options": { "allow_connect": true } })),
-            Self::Retries => config.set(&format!("{ROUTES}/1/route/retry_policy"), json!({
-                "retry_on": "connect-failure,refused-stream,reset,5xx,retriable-status-codes", "num_retries": 2,
-                "retry_back_off": { "base_interval": "0.001s", "max_interval": "0.002s" },
-            })),
+            Self::Retries => config.set(
+                &format!("{ROUTES}/1/route/retry_policy"),
+                json!({
+                    "retry_on": "connect-failure,refused-stream,reset,5xx,retriable-status-codes", "num_retries": 2,
+                    "retry_back_off": { "base_interval": "0.001s", "max_interval": "0.002s" },
+                }),
+            ),
         })
     }
 
@@ -122,9 +128,12 @@ pub fn own() -> Result<Config> {
         .free_ports()
         .without_scout()
         .lanes(&[])
-        .set(&format!("{HTTP_MANAGER}/upgrade_configs"), json!([
-            { "upgrade_type": "websocket" }, { "upgrade_type": "CONNECT" },
-        ]))
+        .set(
+            &format!("{HTTP_MANAGER}/upgrade_configs"),
+            json!([
+                { "upgrade_type": "websocket" }, { "upgrade_type": "CONNECT" },
+            ]),
+        )
         .set(&format!("{HTTP_MANAGER}/http2_protocol_options"), json!({ "allow_connect": true }))
         .insert(ROUTES, Some(0), connect)
         .insert("static_resources/listeners", None, settle()))
@@ -178,7 +187,8 @@ pub fn lane(base: &Value, text: &str) -> Value {
         name["service_name"] = "payments".into();
     }
     let seconds = idle_guard_duration(text);
-    let options = &mut cluster["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"];
+    let options =
+        &mut cluster["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"];
     options["@type"] = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions".into();
     options["common_http_protocol_options"]["idle_timeout"] = format!("{seconds}s").into();
     if options.get("explicit_http_config").is_none() {

@@ -394,8 +394,14 @@ impl Stage {
         let (names, count) = (self.cluster_names(), hosts.len());
         let hosts = self.parts.hosts.clone();
         self.until("the endpoints", |clusters| {
-            let seen = |name: &String| clusters.lines().filter(|line| line.starts_with(&format!("{name}::127.")) && line.contains("::rq_total::")).count();
-            let has = |name: &String| hosts.iter().all(|host| clusters.contains(&format!("{name}::{host}::rq_total::")));
+            let seen = |name: &String| {
+                clusters
+                    .lines()
+                    .filter(|line| line.starts_with(&format!("{name}::127.")) && line.contains("::rq_total::"))
+                    .count()
+            };
+            let has =
+                |name: &String| hosts.iter().all(|host| clusters.contains(&format!("{name}::{host}::rq_total::")));
             names.iter().all(|name| seen(name) == count && has(name))
         })
         .await

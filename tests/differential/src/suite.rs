@@ -63,7 +63,12 @@ pub async fn run(mut cases: Vec<Case>, is_verbose: bool) -> Result<Outcome> {
                 let began = std::time::Instant::now();
                 let (worse, plain) = judge(&case, &middles).await?;
                 if is_verbose {
-                    println!("{} ({:.0?}){}\n{plain}", case.name, began.elapsed(), if worse.is_empty() { "" } else { ": WORSE" });
+                    println!(
+                        "{} ({:.0?}){}\n{plain}",
+                        case.name,
+                        began.elapsed(),
+                        if worse.is_empty() { "" } else { ": WORSE" }
+                    );
                 }
                 outcome.ran += 1;
                 outcome.worse.extend(worse);

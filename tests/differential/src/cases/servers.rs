@@ -22,5 +22,10 @@ pub(super) fn all() -> Vec<Case> {
             .streams(streams)
             .far_end(Kind::Real(real))
     };
-    vec![each(Real::Nginx, "nginx"), each(Real::Haproxy, "haproxy"), each(Real::Node, "node"), each(Real::Python, "python")]
+    vec![
+        each(Real::Nginx, "nginx"),
+        each(Real::Haproxy, "haproxy"),
+        each(Real::Node, "node"),
+        each(Real::Python, "python"),
+    ]
 }

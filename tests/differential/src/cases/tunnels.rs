@@ -31,28 +31,61 @@ fn after(mut first: Vec<Do>, then: Vec<Do>) -> Vec<Do> {
 /// The rows.
 pub(super) fn all() -> Vec<Case> {
     vec![
-        websocket("websocket", "messages both ways, the client closes", vec![Data(20), ExpectData(30), Data(1), Fin], vec![
-            ExpectData(20), Data(30), ExpectClose,
-        ]),
-        websocket("websocket-last-bytes", "the client's last bytes, and its end", vec![Data(20), Fin], vec![ExpectClose]),
-        websocket("websocket-server-closes", "the far end's last bytes, and its end", vec![ExpectClose], vec![Data(20), Fin]),
+        websocket(
+            "websocket",
+            "messages both ways, the client closes",
+            vec![Data(20), ExpectData(30), Data(1), Fin],
+            vec![ExpectData(20), Data(30), ExpectClose],
+        ),
+        websocket(
+            "websocket-last-bytes",
+            "the client's last bytes, and its end",
+            vec![Data(20), Fin],
+            vec![ExpectClose],
+        ),
+        websocket(
+            "websocket-server-closes",
+            "the far end's last bytes, and its end",
+            vec![ExpectClose],
+            vec![Data(20), Fin],
+        ),
         websocket("websocket-client-rst", "the client resets", vec![ExpectData(1), Rst], vec![Data(1), ExpectClose]),
-        websocket("websocket-server-rst", "the far end resets", vec![ExpectData(1), Signal("got"), ExpectClose], vec![
-            Data(1), Await("got"), Rst,
-        ]),
-        websocket("websocket-half-close", "the client half-closes", vec![Data(5), HalfClose, ExpectClose], vec![ExpectClose]),
-        websocket("websocket-large", "1 MB both ways", vec![Data(MEGABYTE), ExpectData(MEGABYTE), Fin], vec![
-            ExpectData(MEGABYTE), Data(MEGABYTE), ExpectClose,
-        ]),
-        Case::new("websocket-refused", "an upgrade that the far end refuses", vec![Do::raw(UPGRADE), ExpectEnd], vec![
-            Do::status(403, Length(2)), Data(2),
-        ]),
-        connect("connect", "CONNECT, bytes both ways, the client closes", vec![Data(20), ExpectData(30), Fin], vec![
-            ExpectData(20), Data(30), ExpectClose,
-        ]),
+        websocket(
+            "websocket-server-rst",
+            "the far end resets",
+            vec![ExpectData(1), Signal("got"), ExpectClose],
+            vec![Data(1), Await("got"), Rst],
+        ),
+        websocket(
+            "websocket-half-close",
+            "the client half-closes",
+            vec![Data(5), HalfClose, ExpectClose],
+            vec![ExpectClose],
+        ),
+        websocket(
+            "websocket-large",
+            "1 MB both ways",
+            vec![Data(MEGABYTE), ExpectData(MEGABYTE), Fin],
+            vec![ExpectData(MEGABYTE), Data(MEGABYTE), ExpectClose],
+        ),
+        Case::new(
+            "websocket-refused",
+            "an upgrade that the far end refuses",
+            vec![Do::raw(UPGRADE), ExpectEnd],
+            vec![Do::status(403, Length(2)), Data(2)],
+        ),
+        connect(
+            "connect",
+            "CONNECT, bytes both ways, the client closes",
+            vec![Data(20), ExpectData(30), Fin],
+            vec![ExpectData(20), Data(30), ExpectClose],
+        ),
         connect("connect-server-closes", "CONNECT, the far end closes", vec![ExpectClose], vec![Data(20), Fin]),
-        Case::new("connect-refused", "CONNECT, refused", vec![Do::request("CONNECT", Nothing), ExpectEnd], vec![
-            Do::status(403, Length(2)), Data(2), ExpectClose,
-        ]),
+        Case::new(
+            "connect-refused",
+            "CONNECT, refused",
+            vec![Do::request("CONNECT", Nothing), ExpectEnd],
+            vec![Do::status(403, Length(2)), Data(2), ExpectClose],
+        ),
     ]
 }

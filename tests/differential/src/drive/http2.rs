@@ -217,7 +217,9 @@ impl Stream {
                     match trailers {
                         Ok(Ok(Some(map))) => {
                             let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-                            self.message.trailers.extend(map.iter().map(|(name, value)| (name.to_string(), text(value))));
+                            self.message
+                                .trailers
+                                .extend(map.iter().map(|(name, value)| (name.to_string(), text(value))));
                         }
                         Ok(Ok(None)) => {}
                         Ok(Err(error)) => self.message.end = ended(&error),
@@ -291,7 +293,8 @@ async fn client_stream(
                 let is_connect = head.start == "CONNECT";
                 let target =
                     if is_connect { "far.example:443".to_owned() } else { format!("http://case.example{path}") };
-                let mut request = Request::builder().method(head.start.as_ref()).uri(target).body(()).expect("a request");
+                let mut request =
+                    Request::builder().method(head.start.as_ref()).uri(target).body(()).expect("a request");
                 *request.headers_mut() = header_map(head);
                 stream.has_ended = matches!(next, Some(Do::End));
                 let _ = poll_fn(|context| send.poll_ready(context)).await;
@@ -417,7 +420,8 @@ async fn far_end_stream(
                 });
                 if let Ok(reset) = timeout(NEVER, reset).await {
                     stream.body = None;
-                    stream.message.end = reset.map_or_else(|error| ended(&error), |reason| MessageEnd::Reset(reason.into()));
+                    stream.message.end =
+                        reset.map_or_else(|error| ended(&error), |reason| MessageEnd::Reset(reason.into()));
                 }
             }
             step => stream.step(step, next, shared, &run.signals).await,

@@ -14,20 +14,72 @@ use crate::{
 /// The rows.
 pub(super) fn all() -> Vec<Event> {
     vec![
-        Event { name: "lane-change", about: "the lane changes under load, and back", own: None, run: |s| Box::pin(lane_change(s)) },
-        Event { name: "cluster-changed", about: "all clusters are replaced by CDS under load", own: None, run: |s| Box::pin(cluster(s)) },
-        Event { name: "routes-changed", about: "the routes are replaced by RDS under load", own: None, run: |s| Box::pin(routes(s)) },
-        Event { name: "listener-changed", about: "the listener is replaced by LDS under load", own: None, run: |s| Box::pin(listener(s)) },
-        Event { name: "plugin-changed", about: "the plugin's configuration is replaced by ECDS ten times under load", own: None, run: |s| Box::pin(plugin(s)) },
-        Event { name: "plugin-refused", about: "a plugin configuration comes that Envoy must refuse", own: None, run: |s| Box::pin(plugin_refused(s)) },
-        Event { name: "lanes-added", about: "lanes come: clusters, routes, plugin", own: None, run: |s| Box::pin(lanes_added(s)) },
-        Event { name: "lanes-added-plugin-first", about: "lanes come: plugin, clusters, routes", own: None, run: |s| Box::pin(plugin_first(s)) },
-        Event { name: "lanes-removed", about: "lanes go: plugin, routes, clusters", own: None, run: |s| Box::pin(lanes_removed(s)) },
-        Event { name: "lanes-validated", about: "routes to lanes come before their clusters, with validate_clusters", own: None, run: |s| Box::pin(validated(s)) },
+        Event {
+            name: "lane-change",
+            about: "the lane changes under load, and back",
+            own: None,
+            run: |s| Box::pin(lane_change(s)),
+        },
+        Event {
+            name: "cluster-changed",
+            about: "all clusters are replaced by CDS under load",
+            own: None,
+            run: |s| Box::pin(cluster(s)),
+        },
+        Event {
+            name: "routes-changed",
+            about: "the routes are replaced by RDS under load",
+            own: None,
+            run: |s| Box::pin(routes(s)),
+        },
+        Event {
+            name: "listener-changed",
+            about: "the listener is replaced by LDS under load",
+            own: None,
+            run: |s| Box::pin(listener(s)),
+        },
+        Event {
+            name: "plugin-changed",
+            about: "the plugin's configuration is replaced by ECDS ten times under load",
+            own: None,
+            run: |s| Box::pin(plugin(s)),
+        },
+        Event {
+            name: "plugin-refused",
+            about: "a plugin configuration comes that Envoy must refuse",
+            own: None,
+            run: |s| Box::pin(plugin_refused(s)),
+        },
+        Event {
+            name: "lanes-added",
+            about: "lanes come: clusters, routes, plugin",
+            own: None,
+            run: |s| Box::pin(lanes_added(s)),
+        },
+        Event {
+            name: "lanes-added-plugin-first",
+            about: "lanes come: plugin, clusters, routes",
+            own: None,
+            run: |s| Box::pin(plugin_first(s)),
+        },
+        Event {
+            name: "lanes-removed",
+            about: "lanes go: plugin, routes, clusters",
+            own: None,
+            run: |s| Box::pin(lanes_removed(s)),
+        },
+        Event {
+            name: "lanes-validated",
+            about: "routes to lanes come before their clusters, with validate_clusters",
+            own: None,
+            run: |s| Box::pin(validated(s)),
+        },
         Event {
             name: "own-lanes-without-clusters",
             about: "lanes come: plugin, routes, clusters; 100 requests before the clusters are there",
-            own: Some("a token that leads to a cluster which isn't there is a 503: clusters first, or `validate_clusters`"),
+            own: Some(
+                "a token that leads to a cluster which isn't there is a 503: clusters first, or `validate_clusters`",
+            ),
             run: |s| Box::pin(wrong_order(s)),
         },
         Event { name: "drain", about: "the listeners drain under load", own: None, run: |s| Box::pin(drain(s)) },
@@ -98,7 +150,10 @@ async fn plugin_refused(subject: Subject) -> Result<Vec<Figure>> {
     if subject != Subject::Plain {
         let (before, rejected) = (stage.parts.clone(), stage.envoy.stats().await?);
         let count = |stats: &std::collections::BTreeMap<String, u64>| -> u64 {
-            let of_them = stats.iter().filter(|(name, _)| name.contains("extension_config_discovery") && (name.ends_with("config_fail") || name.ends_with("update_rejected")));
+            let of_them = stats.iter().filter(|(name, _)| {
+                name.contains("extension_config_discovery")
+                    && (name.ends_with("config_fail") || name.ends_with("update_rejected"))
+            });
             of_them.map(|(_, count)| count).sum()
         };
         let first = count(&rejected);
@@ -113,8 +168,10 @@ async fn plugin_refused(subject: Subject) -> Result<Vec<Figure>> {
 
 fn add_routes(routes: &mut Value) {
     let Some(list) = routes.pointer_mut("/virtual_hosts/0/routes").and_then(Value::as_array_mut) else { return };
-    let mut all: Vec<Value> =
-        LANES.iter().flat_map(|text| list.iter().filter_map(|route| lane_route(route, text)).collect::<Vec<_>>()).collect();
+    let mut all: Vec<Value> = LANES
+        .iter()
+        .flat_map(|text| list.iter().filter_map(|route| lane_route(route, text)).collect::<Vec<_>>())
+        .collect();
     all.append(list);
     *list = all;
 }

@@ -9,19 +9,49 @@ use serde_json::json;
 use super::{Event, Figure, figure};
 use crate::{
     setup::{BASE, Subject, for_subject},
-    stage::{Host, Mood, Stage, Traffic, lanes, load},
+    stage::{Host, Mood, Stage, Traffic, ask, lanes, load},
 };
 
 /// The rows.
 pub(super) fn all() -> Vec<Event> {
     vec![
-        Event { name: "host-removed", about: "one of two hosts is taken out by EDS", own: None, run: |s| Box::pin(removed(s)) },
+        Event {
+            name: "host-removed",
+            about: "one of two hosts is taken out by EDS",
+            own: None,
+            run: |s| Box::pin(removed(s)),
+        },
         Event { name: "host-added", about: "a second host comes by EDS", own: None, run: |s| Box::pin(added(s)) },
-        Event { name: "host-unhealthy", about: "one of two hosts fails its active health check", own: None, run: |s| Box::pin(unhealthy(s)) },
-        Event { name: "host-ejected", about: "one of two hosts answers 503, outlier detection on", own: None, run: |s| Box::pin(ejected(s)) },
-        Event { name: "host-refuses", about: "one of two hosts refuses connections, with retries", own: None, run: |s| Box::pin(refuses(s)) },
-        Event { name: "host-slow", about: "two hosts of different speed, least request", own: None, run: |s| Box::pin(slow(s)) },
-        Event { name: "host-forgets", about: "a far end resets connections that were idle for a second", own: None, run: |s| Box::pin(forgets(s)) },
+        Event {
+            name: "host-unhealthy",
+            about: "one of two hosts fails its active health check",
+            own: None,
+            run: |s| Box::pin(unhealthy(s)),
+        },
+        Event {
+            name: "host-ejected",
+            about: "one of two hosts answers 503, outlier detection on",
+            own: None,
+            run: |s| Box::pin(ejected(s)),
+        },
+        Event {
+            name: "host-refuses",
+            about: "one of two hosts refuses connections, with retries",
+            own: None,
+            run: |s| Box::pin(refuses(s)),
+        },
+        Event {
+            name: "host-slow",
+            about: "two hosts of different speed, least request",
+            own: None,
+            run: |s| Box::pin(slow(s)),
+        },
+        Event {
+            name: "host-forgets",
+            about: "a far end resets connections that were idle for a second",
+            own: None,
+            run: |s| Box::pin(forgets(s)),
+        },
         Event {
             name: "own-ejections",
             about: "as host-ejected, and then the lane changes",
@@ -85,7 +115,9 @@ pub(crate) async fn unhealthy_with(subject: Subject, edit: fn(Config) -> Config)
     let (good, bad) = pair().await?;
     let whole = |config| edit(for_subject(checked(config), subject));
     let stage = Stage::start_with(subject, &[&good, &bad], whole, subject != Subject::Plain).await?;
-    let healthy = |clusters: &str, host: &Host| clusters.contains(&format!("{}::{}::health_flags::healthy", stage.in_force(), host.address));
+    let healthy = |clusters: &str, host: &Host| {
+        clusters.contains(&format!("{}::{}::health_flags::healthy", stage.in_force(), host.address))
+    };
     stage.until("both are healthy", |clusters| healthy(clusters, &good) && healthy(clusters, &bad)).await?;
     let mut traffic = Traffic::start(stage.ingress, 4);
     traffic.more(100).await?;
@@ -118,24 +150,60 @@ fn detected(config: Config) -> Config {
     }))
 }
 
+/// Requests one after the other until the bad host has had so many, or there were 60; how many failed.
+async fn until_bad(stage: &Stage, bad: &Host, requests: u64) -> u64 {
+    let (mut client, mut failed) = (None, 0);
+    for _ in 0..60 {
+        if bad.requests() < requests {
+            failed += u64::from(ask(stage.ingress, &mut client).await != 200);
+        }
+    }
+    failed
+}
+
+/// That a host is out reaches the worker a moment after the fifth failure: what comes in that moment is chance, with plain, too.
+async fn until_out(stage: &Stage, cluster: &str, bad: &Host) -> Result<()> {
+    let flag = format!("{cluster}::{}::health_flags::/failed_outlier_check", bad.address);
+    stage.until("the ejection", |clusters| clusters.contains(&flag)).await?;
+    load(stage.ingress, 1, 8).await.map(drop)
+}
+
 async fn ejected(subject: Subject) -> Result<Vec<Figure>> {
     let (good, bad) = pair().await?;
     bad.set(Mood::Bad(503));
     let stage = Stage::start(subject, &[&good, &bad], detected).await?;
+    let failed = until_bad(&stage, &bad, 5).await;
+    until_out(&stage, stage.in_force(), &bad).await?;
+    let before = bad.requests();
     let answers = load(stage.ingress, 1, 300).await?;
-    Ok(vec![figure("failed requests of 300", answers.failed()), figure("requests to the ejected host", bad.requests())])
+    Ok(vec![
+        figure("failed requests until it is out", failed),
+        figure("failed requests of 300 afterwards", answers.failed()),
+        figure("requests to it afterwards", bad.requests() - before),
+    ])
 }
 
 async fn ejected_again(subject: Subject) -> Result<Vec<Figure>> {
     let (good, bad) = pair().await?;
     bad.set(Mood::Bad(503));
     let mut stage = Stage::start(subject, &[&good, &bad], detected).await?;
+    let mut failed = until_bad(&stage, &bad, 5).await;
+    until_out(&stage, stage.in_force(), &bad).await?;
     let mut traffic = Traffic::start(stage.ingress, 1);
-    traffic.more(100).await?;
+    let before = bad.requests();
     stage.change_lane().await?;
+    traffic.more(60).await?;
+    if subject != Subject::Plain {
+        until_out(&stage, "payments-4s", &bad).await?;
+    }
+    failed += (bad.requests() - before).min(5); // more is chance, as above
+    let after = bad.requests();
     traffic.more(200).await?;
-    let answers = traffic.stop().await;
-    Ok(vec![Figure { what: "failed requests", count: answers.failed(), more: 5 }])
+    traffic.stop().await;
+    Ok(vec![
+        Figure { what: "failed requests", count: failed, more: 5 },
+        figure("requests to the bad host of the last 200", bad.requests() - after),
+    ])
 }
 
 async fn refuses(subject: Subject) -> Result<Vec<Figure>> {
@@ -165,7 +233,9 @@ async fn refuses(subject: Subject) -> Result<Vec<Figure>> {
 async fn slow(subject: Subject) -> Result<Vec<Figure>> {
     let fast = Host::start(Mood::Good).await?;
     let slow = Host::start(Mood::Late(Duration::from_millis(100))).await?;
-    let stage = Stage::start(subject, &[&fast, &slow], |config| config.set(&format!("{BASE}/lb_policy"), "LEAST_REQUEST")).await?;
+    let stage =
+        Stage::start(subject, &[&fast, &slow], |config| config.set(&format!("{BASE}/lb_policy"), "LEAST_REQUEST"))
+            .await?;
     let answers = load(stage.ingress, 8, 400).await?;
     let share = 100 * slow.requests() / (slow.requests() + fast.requests());
     Ok(vec![
@@ -180,7 +250,7 @@ async fn forgets(subject: Subject) -> Result<Vec<Figure>> {
     let stage = Stage::start(subject, &[&host], |config| config).await?;
     let (mut client, mut failed) = (None, 0);
     for _ in 0..8 {
-        failed += u64::from(crate::stage::ask(stage.ingress, &mut client).await != 200);
+        failed += u64::from(ask(stage.ingress, &mut client).await != 200);
         tokio::time::sleep(Duration::from_millis(1_200)).await;
     }
     Ok(vec![figure("failed requests of 8", failed)])

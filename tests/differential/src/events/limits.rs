@@ -13,11 +13,18 @@ use crate::{
 /// The rows.
 pub(super) fn all() -> Vec<Event> {
     vec![
-        Event { name: "breaker", about: "20 requests at once where 5 may be under way", own: None, run: |s| Box::pin(breaker(s)) },
+        Event {
+            name: "breaker",
+            about: "20 requests at once where 5 may be under way",
+            own: None,
+            run: |s| Box::pin(breaker(s)),
+        },
         Event {
             name: "own-breaker",
             about: "5 requests under way where 5 may be, a change of lane, and 5 more",
-            own: Some("circuit breakers count for each lane: after a change twice as many can be under way, until the old ones are done"),
+            own: Some(
+                "circuit breakers count for each lane: after a change twice as many can be under way, until the old ones are done",
+            ),
             run: |s| Box::pin(breaker_twice(s)),
         },
         Event {
@@ -30,7 +37,10 @@ pub(super) fn all() -> Vec<Event> {
 }
 
 fn limited(config: idleguard_harness::envoy::Config) -> idleguard_harness::envoy::Config {
-    config.set(&format!("{BASE}/circuit_breakers"), json!({ "thresholds": [{ "max_requests": 5, "max_pending_requests": 5, "max_connections": 5 }] }))
+    config.set(
+        &format!("{BASE}/circuit_breakers"),
+        json!({ "thresholds": [{ "max_requests": 5, "max_pending_requests": 5, "max_connections": 5 }] }),
+    )
 }
 
 fn ask_many(stage: &Stage, count: usize) -> JoinSet<u16> {

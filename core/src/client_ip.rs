@@ -20,8 +20,8 @@
 //! assert_eq!(
 //!     resolution.edits,
 //!     [
-//!         Edit::Replace { name: "x-real-ip", value: "203.0.113.5".into() },
 //!         Edit::Remove { name: b"x-forwarded-for" },
+//!         Edit::Replace { name: "x-real-ip", value: "203.0.113.5".into() },
 //!     ],
 //! );
 //! # Ok::<(), idleguard_core::config::ConfigError>(())
@@ -188,6 +188,11 @@ const ORIGINAL_URL: &str = "x-envoy-original-url";
 // === impl ClientIp ===
 
 impl ClientIp {
+    /// Whether a header of this name, in any spelling, is one that it reads, writes or removes.
+    pub fn protects(&self, name: &[u8]) -> bool {
+        self.headers.find(name).is_some()
+    }
+
     /// The key of the filter state that holds the true peer.
     pub fn peer_filter_state(&self) -> &str {
         &self.peer_filter_state

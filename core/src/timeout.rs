@@ -178,6 +178,7 @@ impl Timeout {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "a test that panics fails")]
 mod tests {
     use super::*;
     use crate::config::Section;

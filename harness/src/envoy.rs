@@ -7,7 +7,7 @@
 //! let lb = StubLb::start(Mode::Stable);
 //! let config = Config::project()?.free_ports().upstream(lb.address()).lb_idle_timeout("2s");
 //! let envoy = Envoy::start(&config, Options::default()).await?;
-//! println!("{} {}", envoy.ingress(), envoy.stat("cluster.payments-lb.upstream_cx_total").await?);
+//! println!("{} {}", envoy.ingress(), envoy.stat("cluster.payments.upstream_cx_total").await?);
 //! # Ok(())
 //! # }
 //! ```

@@ -124,7 +124,7 @@ async fn internal_redirects_change_nothing() {
         });
     }
     let mut rules: Vec<Value> =
-        ["https-lb", "proxy-protocol-rules", "cdn", "netscaler", "netscaler-set"].map(example).to_vec();
+        ["https-lb", "proxy-protocol-rules", "cdn", "netscaler", "netscaler-set", "unix"].map(example).to_vec();
     let trusted = json!(["10.0.0.0/8"]);
     rules.extend([
         json!({"trusted_hops": 1}),

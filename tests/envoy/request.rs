@@ -38,7 +38,7 @@ impl Answer {
 }
 
 /// What a client claims about itself, in every way.
-pub(crate) const CLAIMS: [(&str, &str); 10] = [
+pub(crate) const CLAIMS: [(&str, &str); 15] = [
     ("X-Forwarded-For", "6.6.6.6"),
     ("x-forwarded-for", "6.6.6.6, 127.0.0.1"),
     ("X-Real-IP", "6.6.6.6"),
@@ -49,6 +49,11 @@ pub(crate) const CLAIMS: [(&str, &str); 10] = [
     ("True-Client-IP", "6.6.6.6"),
     ("CF-Connecting-IP", "6.6.6.6"),
     ("X-Client-IP", "6.6.6.6"),
+    ("Client-IP", "6.6.6.6"),
+    ("X.Real.IP", "6.6.6.6"),
+    ("X-Original-Forwarded-For", "6.6.6.6"),
+    ("x~forwarded!for", "6.6.6.6"),
+    ("X-Envoy-External-Address", "6.6.6.6"),
 ];
 
 /// Sends a request on a new connection.

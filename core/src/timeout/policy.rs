@@ -187,6 +187,7 @@ fn read_margin(value: &Value, lb_idle_timeout: LbIdleTimeout) -> Option<Margin> 
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "a test that panics fails")]
 mod tests {
     use super::*;
     use serde_json::json;

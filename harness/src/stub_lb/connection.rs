@@ -126,13 +126,13 @@ impl Connection {
                 Arrival::Deliver
             }
             Fate::Forgotten => {
-                self.shared.book().on_stale_arrival(self.id);
+                self.shared.book().on_stale_arrival(self.id, state.idle_age(arrived));
                 state.fate = Fate::Ended(How::Rst);
                 Arrival::Reset
             }
             Fate::Swallowing { noticed } => {
                 if !noticed {
-                    self.shared.book().on_stale_arrival(self.id);
+                    self.shared.book().on_stale_arrival(self.id, state.idle_age(arrived));
                     state.fate = Fate::Swallowing { noticed: true };
                 }
                 Arrival::Discard
@@ -144,8 +144,9 @@ impl Connection {
     fn begin_if_idle(&self, state: &mut State, now: Instant) {
         if let Protocol::Http1 { busy: false } = state.protocol {
             let age = now.saturating_duration_since(state.idle_since);
-            if let Some(record) = self.shared.book().record(self.id) {
-                record.push_idle_age(age);
+            let mut book = self.shared.book();
+            book.on_idle_age(self.id, age);
+            if let Some(record) = book.record(self.id) {
                 record.idle_since = None;
             }
             state.protocol = Protocol::Http1 { busy: true };
@@ -175,12 +176,12 @@ impl Connection {
         self.state().peer.get_or_insert(how);
     }
 
-    pub(super) fn on_request(&self, http2: bool) {
+    pub(super) fn on_request(&self, http2: bool, path: &str) {
         let mut state = self.state();
         if http2 {
             let age = Instant::now().saturating_duration_since(state.idle_since);
-            if let (0, Some(record)) = (state.exchanges, self.shared.book().record(self.id)) {
-                record.push_idle_age(age);
+            if state.exchanges == 0 {
+                self.shared.book().on_idle_age(self.id, age);
             }
             state.protocol = Protocol::Http2;
         }
@@ -188,6 +189,9 @@ impl Connection {
         let mut book = self.shared.book();
         book.counters.requests += 1;
         if let Some(record) = book.record(self.id) {
+            if record.requests == 0 {
+                path.clone_into(&mut record.path);
+            }
             record.requests += 1;
         }
     }

@@ -30,4 +30,15 @@ impl Mode {
             }
         }
     }
+
+    /// The same at another idle age. What was stable is silent now: a timeout alone does not say how.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        match self {
+            Self::FinAt(_) => Self::FinAt(timeout),
+            Self::RstAt(_) => Self::RstAt(timeout),
+            Self::Stable | Self::SilentRst(_) => Self::SilentRst(timeout),
+            Self::SilentSwallow(_) => Self::SilentSwallow(timeout),
+        }
+    }
 }

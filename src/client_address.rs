@@ -1,14 +1,16 @@
 //! The client-address rules in Envoy: reads the peer and the headers, and applies the edits.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::ops::ControlFlow;
 
 use idleguard_core::client_ip::address::{canonical, parse_address};
-use idleguard_core::client_ip::{ClientIp, Edit, Outcome, Peer, Resolution};
+use idleguard_core::client_ip::peers::{BITS, Peers};
+use idleguard_core::client_ip::{ClientIp, DEFAULT_PEER_FILTER_STATE, Edit, Outcome, Peer, Resolution};
 use idleguard_core::header_map;
 use idleguard_core::metrics::ClientIpMetric;
 
-use crate::host;
+use crate::host::{self, LifeSpan};
 
 /// The result, for access logs and later filters: the filter state `wasm.idleguard.client_ip`.
 const CLIENT_IP: &[u8] = b"idleguard.client_ip";
@@ -24,6 +26,7 @@ pub(crate) struct ClientAddress {
     rules: ClientIp,
     /// The property that holds the true peer.
     peer: Vec<u8>,
+    marks: Option<Marks>,
     counts: ClientIpCounts,
     has_warned_of_peer: Cell<bool>,
 }
@@ -32,10 +35,12 @@ impl ClientAddress {
     /// To be called while the root context is being configured.
     pub(crate) fn new(rules: ClientIp) -> Self {
         for property in [CLIENT_IP, KEPT] {
-            host::keep_property(property).unwrap_or_else(host::report);
+            host::keep_property(property, LifeSpan::Request).unwrap_or_else(host::report);
         }
         Self {
             peer: [b"filter_state\0", rules.peer_filter_state().as_bytes()].concat(),
+            // That the peer is recorded once, when the connection is new, is known of this key alone.
+            marks: (rules.peer_filter_state() == DEFAULT_PEER_FILTER_STATE).then(Marks::new).flatten(),
             counts: ClientIpCounts::new(),
             has_warned_of_peer: Cell::new(false),
             rules,
@@ -49,8 +54,17 @@ impl ClientAddress {
 
     /// Who is on the other end of the downstream connection.
     fn peer(&self) -> Peer {
+        if let Some(peer) = self.marks.as_ref().and_then(Marks::peer) {
+            return Peer::Known(peer);
+        }
         let peer = match read(&self.peer) {
-            Some(recorded) => Peer::from_filter_state(&recorded),
+            Some(recorded) => {
+                let peer = Peer::from_filter_state(&recorded);
+                if let (Some(marks), Peer::Known(address)) = (&self.marks, peer) {
+                    marks.mark(address);
+                }
+                peer
+            }
             None => read(SOURCE_ADDRESS).map_or(Peer::Unknown, |source| Peer::from_source_address(&source)),
         };
         if peer == Peer::Unknown && !self.has_warned_of_peer.replace(true) {
@@ -135,7 +149,12 @@ fn apply(edits: &[Edit<'_>], headers: &[(&[u8], &[u8])]) -> ControlFlow<()> {
     for edit in edits {
         let (name, edited) = match edit {
             Edit::Remove { name } => (*name, host::remove_request_header(name)),
-            Edit::Replace { name, value } => (name.as_bytes(), host::replace_request_header(name.as_bytes(), value)),
+            Edit::Replace { name, value } => {
+                let name = name.as_bytes();
+                let is_there = headers.iter().any(|(present, _)| present.eq_ignore_ascii_case(name));
+                let edit = if is_there { host::replace_request_header } else { host::add_request_header };
+                (name, edit(name, value))
+            }
         };
         let Err(error) = edited else { continue };
         host::report(error);
@@ -144,6 +163,49 @@ fn apply(edits: &[Edit<'_>], headers: &[(&[u8], &[u8])]) -> ControlFlow<()> {
         }
     }
     ControlFlow::Continue(())
+}
+
+/// Marks on downstream connections: the number of the peer, which costs less to ask for than its address.
+struct Marks {
+    /// The properties, a bit each, the lowest first. Their names are this VM's and this configuration's alone: a connection may outlive
+    /// both, and its marks must not tell another one's peer.
+    names: [String; BITS],
+    peers: RefCell<Peers>,
+    /// A mark could not be set in full, so that marks may tell a wrong number.
+    are_broken: Cell<bool>,
+}
+
+impl Marks {
+    fn new() -> Option<Self> {
+        let ours = host::random();
+        let names = std::array::from_fn(|bit| format!("idleguard.peer.{ours:016x}.{bit}"));
+        for name in &names {
+            host::keep_property(name.as_bytes(), LifeSpan::Connection).map_err(host::report).ok()?;
+        }
+        Some(Self { names, peers: RefCell::default(), are_broken: Cell::new(false) })
+    }
+
+    /// The peer of the connection that the current stream came by, if it is marked.
+    fn peer(&self) -> Option<IpAddr> {
+        let peers = self.peers.try_borrow().ok()?;
+        let mut number = 0_usize;
+        for (bit, name) in self.names.iter().enumerate().take(peers.bits()) {
+            if host::is_marked(name.as_bytes()).map_err(host::report).ok()? {
+                number |= 1 << bit;
+            }
+        }
+        peers.get(number).filter(|_| !self.are_broken.get())
+    }
+
+    fn mark(&self, peer: IpAddr) {
+        let number = self.peers.try_borrow_mut().ok().and_then(|mut peers| peers.number(peer)).unwrap_or_default();
+        for (bit, name) in self.names.iter().enumerate() {
+            if number & (1 << bit) != 0 && !self.are_broken.get() {
+                let set = host::set_property(name.as_bytes(), b"").map_err(host::report);
+                self.are_broken.set(set.is_err());
+            }
+        }
+    }
 }
 
 /// What came of the client-address rules since Envoy was last told.

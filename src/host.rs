@@ -52,6 +52,13 @@ mod import {
             value: *const u8,
             value_size: usize,
         ) -> u32;
+        pub(super) fn proxy_add_header_map_value(
+            map: u32,
+            name: *const u8,
+            name_size: usize,
+            value: *const u8,
+            value_size: usize,
+        ) -> u32;
         pub(super) fn proxy_remove_header_map_value(map: u32, name: *const u8, name_size: usize) -> u32;
         pub(super) fn proxy_get_property(
             path: *const u8,
@@ -302,6 +309,15 @@ pub(crate) fn replace_request_header(name: &[u8], value: &[u8]) -> Result<(), Ho
     })
 }
 
+/// Adds a request header. One that isn't there is cheaper to add than to replace. Allowed while the request's headers pass.
+pub(crate) fn add_request_header(name: &[u8], value: &[u8]) -> Result<(), HostError> {
+    // SAFETY: pointers and sizes are those of live slices.
+    checked("proxy_add_header_map_value", unsafe {
+        let map = MapType::HttpRequestHeaders as u32;
+        import::proxy_add_header_map_value(map, name.as_ptr(), name.len(), value.as_ptr(), value.len())
+    })
+}
+
 /// Removes all request headers called `name`. Allowed while the request's headers pass.
 pub(crate) fn remove_request_header(name: &[u8]) -> Result<(), HostError> {
     remove_from(MapType::HttpRequestHeaders, name)
@@ -361,14 +377,26 @@ pub(crate) fn set_property(path: &[u8], value: &[u8]) -> Result<(), HostError> {
     })
 }
 
-/// Has a property that [`set_property`] sets last for the request instead of for one pass through the filters: Envoy begins anew
-/// when it redirects a request internally. Allowed while the root context is being configured.
-pub(crate) fn keep_property(name: &[u8]) -> Result<(), HostError> {
+/// Whether there is a property, and it is empty. Nothing is handed over, so it costs a quarter of what a property with a value costs. Allowed in
+/// every callback of a stream.
+pub(crate) fn is_marked(mark: &[u8]) -> Result<bool, HostError> {
+    Ok(property(mark)?.is_some_and(|value| value.is_empty()))
+}
+
+/// How long a property lasts that a stream sets; by default as long as one pass through the filters. (Envoy begins anew when it
+/// redirects a request internally.)
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LifeSpan {
+    Request = 1,
+    Connection = 2,
+}
+
+/// Has a property that [`set_property`] sets last for so long. Allowed while the root context is being configured.
+pub(crate) fn keep_property(name: &[u8], span: LifeSpan) -> Result<(), HostError> {
     const FUNCTION: &[u8] = b"declare_property";
-    // envoy.source.extensions.common.wasm.DeclarePropertyArguments: `name` is field 1, `span` field 5, a request's is 1. (Lengths
-    // up to 127 are one byte.)
+    // envoy.source.extensions.common.wasm.DeclarePropertyArguments: `name` is field 1, `span` field 5. (Lengths up to 127 are one byte.)
     let length = u8::try_from(name.len()).unwrap_or(u8::MAX) & 0x7f;
-    let argument = [&[0x0a, length], name, &[0x28, 1]].concat();
+    let argument = [&[0x0a, length], name, &[0x28, span as u8]].concat();
     fetch("proxy_call_foreign_function", |data, size| {
         // SAFETY: pointers and sizes are those of live slices, both out-pointers are live for the call.
         unsafe {
@@ -396,7 +424,8 @@ pub(crate) fn shared_data(key: &[u8]) -> Result<(Vec<u8>, u32), HostError> {
         unsafe { import::proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &raw mut version) }
     });
     match value {
-        Err(HostError { status: NOT_FOUND, .. }) => Ok((Vec::new(), 0)),
+        // Any version will do for a first write; with 0 it would be unconditional, and two could write.
+        Err(HostError { status: NOT_FOUND, .. }) => Ok((Vec::new(), u32::MAX)),
         other => other.map(|value| (value, version)),
     }
 }

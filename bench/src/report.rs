@@ -10,11 +10,10 @@ use anyhow::{Context, Result};
 use idleguard_harness::project;
 
 use crate::{
-    calls::Call,
     correctness::Cell,
+    cost,
     cpu::Cost,
     latency::Latency,
-    race::Run,
     results::{self, Section, Setting},
     scale,
 };
@@ -22,9 +21,8 @@ use crate::{
 /// Everything that has been measured.
 pub struct Everything {
     correctness: Option<Section<Vec<Cell>>>,
-    race: Option<Section<Vec<Run>>>,
+    cost: Option<Section<Vec<cost::Cost>>>,
     cpu: Option<Section<Vec<Cost>>>,
-    calls: Option<Section<Vec<Call>>>,
     latency: Option<Section<Vec<Latency>>>,
     scale: Option<Section<Vec<scale::Load>>>,
 }
@@ -33,9 +31,8 @@ impl Everything {
     fn load(directory: &Path) -> Result<Self> {
         Ok(Self {
             correctness: results::load(directory, "correctness")?,
-            race: results::load(directory, "race")?,
+            cost: results::load(directory, "cost")?,
             cpu: results::load(directory, "cpu")?,
-            calls: results::load(directory, "calls")?,
             latency: results::load(directory, "latency")?,
             scale: results::load(directory, "scale")?,
         })
@@ -54,15 +51,13 @@ pub fn write(directory: &Path, documentation: bool) -> Result<()> {
         blocks.push(("failures", format!("{}{}", tables::failures(&section.results), tables::kinds(&section.results))));
         blocks.push(("connections", tables::connections(&section.results)));
     }
-    if let Some(section) = &all.race {
-        blocks.push(("race", tables::race(&section.results)));
+    if let Some(section) = &all.cost {
+        blocks.push(("cost", tables::cost(&section.results)));
+        blocks.push(("cost-line", tables::cost_line(&section.results)));
     }
     if let Some(section) = &all.cpu {
         picture::cpu(&directory.join("cpu.svg"), &section.results)?;
         blocks.push(("cpu", tables::cpu(&section.results)));
-    }
-    if let Some(section) = &all.calls {
-        blocks.push(("calls", tables::calls(&section.results)));
     }
     if let Some(section) = &all.latency {
         picture::latency(&directory.join("latency.svg"), &section.results)?;
@@ -109,9 +104,8 @@ fn settings_of(all: &Everything) -> Vec<(&'static str, &Setting, u64)> {
     }
     let all = [
         of("failures and connections", &all.correctness),
-        of("race", &all.race),
+        of("instructions", &all.cost),
         of("CPU", &all.cpu),
-        of("calls", &all.calls),
         of("latency", &all.latency),
         of("scale", &all.scale),
     ];
@@ -148,7 +142,7 @@ mod tests {
     #[test]
     fn a_block_is_replaced_and_the_rest_stays() {
         let text =
-            "a\n<!-- bench: cpu -->\nold\n<!-- bench: end -->\nb\n<!-- bench: race -->\nx\n<!-- bench: end -->\n";
+            "a\n<!-- bench: cpu -->\nold\n<!-- bench: end -->\nb\n<!-- bench: cost -->\nx\n<!-- bench: end -->\n";
         let new = replaced(text, "cpu", "new\n").expect("a block");
         assert_eq!(new, text.replace("old\n", "\nnew\n\n"));
         assert_eq!(replaced(&new, "cpu", "new").expect("a block"), new);

@@ -86,7 +86,9 @@ pub struct Route<'a> {
 pub fn message(any: &Value) -> Option<(&str, &Value)> {
     let name = any.get("@type")?.as_str()?;
     match (any.get("type_url").and_then(Value::as_str), any.get("value")) {
-        (Some(inner), Some(fields)) if name.ends_with("type.v1.TypedStruct") || name.ends_with("type.v3.TypedStruct") => {
+        (Some(inner), Some(fields))
+            if name.ends_with("type.v1.TypedStruct") || name.ends_with("type.v3.TypedStruct") =>
+        {
             Some((inner, fields))
         }
         _ => Some((name, any)),
@@ -184,7 +186,8 @@ pub fn common_options(cluster: &Value) -> Path {
         "upstream_http_protocol_options",
     ];
     let is_older = http_options(cluster).is_none() && OLDER.iter().any(|key| cluster.get(*key).is_some());
-    let options = if is_older { Path::default() } else { Path::of("typed_extension_protocol_options").then(HTTP_OPTIONS) };
+    let options =
+        if is_older { Path::default() } else { Path::of("typed_extension_protocol_options").then(HTTP_OPTIONS) };
     options.then("common_http_protocol_options")
 }
 
@@ -197,7 +200,9 @@ pub fn http_options(cluster: &Value) -> Option<&Value> {
 pub fn idle_timeout(cluster: &Value) -> Option<Duration> {
     match common_options(cluster).then("idle_timeout").get(cluster) {
         None | Some(Value::Null) => Some(Duration::from_secs(3600)),
-        Some(given) => protobuf_duration(given.as_str()?).map(|timeout| if timeout.is_zero() { Duration::MAX } else { timeout }),
+        Some(given) => {
+            protobuf_duration(given.as_str()?).map(|timeout| if timeout.is_zero() { Duration::MAX } else { timeout })
+        }
     }
 }
 
@@ -488,6 +493,7 @@ pub fn does_tls(cluster: &Value) -> bool {
 
 /// Whether the pool speaks HTTP/2 to the far end, whatever that offers.
 pub fn speaks_http2(cluster: &Value) -> bool {
-    let explicit = http_options(cluster).and_then(|options| options.pointer("/explicit_http_config/http2_protocol_options"));
+    let explicit =
+        http_options(cluster).and_then(|options| options.pointer("/explicit_http_config/http2_protocol_options"));
     explicit.is_some() || cluster.get("http2_protocol_options").is_some()
 }

@@ -117,9 +117,9 @@ impl<'a> Setup<'a> {
             let listener = path.get(root)?;
             listener.get("internal_listener").map(|_| (path, listener))
         };
-        let scouts = plugins.iter().filter_map(|plugin| {
-            plugin.scout().map(|config| Scout { plugin, config, listener: internal(plugin) })
-        });
+        let scouts = plugins
+            .iter()
+            .filter_map(|plugin| plugin.scout().map(|config| Scout { plugin, config, listener: internal(plugin) }));
         let http_filters = plugins.iter().filter_map(|plugin| {
             let hcm = hcms.iter().find(|hcm| plugin.path.is_within(&hcm.path));
             plugin.http().map(|config| HttpFilter { plugin, config, hcm })

@@ -182,7 +182,8 @@ impl Node {
             // One item may stand for a list of one.
             (_, Step::Index(index)) => (*index == 0).then_some((None, self)),
             (Kind::Map(entries), Step::Key(wanted)) => {
-                let named = |is: &dyn Fn(&str) -> bool| entries.iter().find(|(key, _)| key.name().is_some_and(|n| is(&n)));
+                let named =
+                    |is: &dyn Fn(&str) -> bool| entries.iter().find(|(key, _)| key.name().is_some_and(|n| is(&n)));
                 let found = named(&|name| name == wanted);
                 found.or_else(|| named(&|name| spelling::is_same(name, wanted))).map(|(key, value)| (Some(key), value))
             }
@@ -523,7 +524,8 @@ mod tests {
 
     #[test]
     fn only_the_first_document_counts() {
-        for (text, ignored_from) in [("a: 1\n---\nb: 2\n", Some(3)), ("a: 1\n---\n", None), ("---\na: 1\n...\n", None)] {
+        for (text, ignored_from) in [("a: 1\n---\nb: 2\n", Some(3)), ("a: 1\n---\n", None), ("---\na: 1\n...\n", None)]
+        {
             let document = Document::parse(text).unwrap();
             assert_eq!((document.value(), document.ignored_from()), (&json!({"a": 1}), ignored_from), "{text}");
         }
@@ -531,7 +533,8 @@ mod tests {
 
     #[test]
     fn depth_and_size_are_bounded() {
-        let bomb: String = (1..12).map(|at| format!("a{at}: &a{at} [{}]\n", vec![format!("*a{}", at - 1); 9].join(", "))).collect();
+        let bomb: String =
+            (1..12).map(|at| format!("a{at}: &a{at} [{}]\n", vec![format!("*a{}", at - 1); 9].join(", "))).collect();
         for (text, reason) in [
             (format!("a0: &a0 x\n{bomb}"), "values, those that aliases stand for included"),
             (format!("a: {}", "- ".repeat(10_000)), "line 1"),

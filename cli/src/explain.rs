@@ -51,11 +51,7 @@ const REACTOR_NETTY: &[Row] = &[
         "lb_idle_timeout, margin",
         "the far end's timeout, or \"learn\"; the limit is the timeout less the margin",
     ),
-    row(
-        "maxLifeTime (none)",
-        "cluster: max_connection_duration",
-        "Envoy, on the cluster: ends between exchanges",
-    ),
+    row("maxLifeTime (none)", "cluster: max_connection_duration", "Envoy, on the cluster: ends between exchanges"),
     row("evictInBackground (off)", "lanes", "always: each lane's pool closes what has been idle for its idle_timeout"),
     row("lifo, fifo (fifo)", "-", "Envoy's pool is last in, first out"),
     row(
@@ -86,7 +82,11 @@ const APACHE: &[Row] = &[
         "lb_idle_timeout, margin",
         "the far end's timeout, or \"learn\"",
     ),
-    row("ConnectionConfig.setTimeToLive", "cluster: max_connection_duration", "Envoy, on the cluster: ends between exchanges"),
+    row(
+        "ConnectionConfig.setTimeToLive",
+        "cluster: max_connection_duration",
+        "Envoy, on the cluster: ends between exchanges",
+    ),
     row(
         "ConnectionConfig.setValidateAfterInactivity",
         "-",
@@ -103,7 +103,11 @@ const APACHE: &[Row] = &[
         "route: timeout",
         "Envoy has no timeout of its own for waiting",
     ),
-    row("DefaultHttpRequestRetryStrategy (once)", "route: retry_policy", "Envoy; `inject --retries`: idempotent methods only, in both"),
+    row(
+        "DefaultHttpRequestRetryStrategy (once)",
+        "route: retry_policy",
+        "Envoy; `inject --retries`: idempotent methods only, in both",
+    ),
 ];
 
 const GO: &[Row] = &[

@@ -78,7 +78,10 @@ fn what_it_is(root: &Value) -> String {
              them (docs/cli.md, \"What a control plane serves\")"
         );
     }
-    if root.get("virtual_hosts").is_some() || root.get("filter_chains").is_some() || root.get("load_assignment").is_some() {
+    if root.get("virtual_hosts").is_some()
+        || root.get("filter_chains").is_some()
+        || root.get("load_assignment").is_some()
+    {
         return "this is one resource (a route configuration, a listener or a cluster), not a bootstrap: put it where it belongs, \
                 under static_resources"
             .to_owned();

@@ -9,12 +9,12 @@ use std::{fs, io};
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
-use idleguard_core::time::{DURATION_FORMS, parse_duration};
 use idleguard_cli::check::{Finding, Severity, Surroundings, check};
 use idleguard_cli::document::Document;
 use idleguard_cli::explain::Library;
 use idleguard_cli::inject::{Request, ScoutRequest, inject, remove};
 use idleguard_cli::{kind, schema};
+use idleguard_core::time::{DURATION_FORMS, parse_duration};
 use similar::TextDiff;
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
@@ -189,7 +189,9 @@ fn read(file: &Path) -> Result<Document> {
     }
     let document = Document::parse(&text).with_context(|| name.clone())?;
     if let Some(line) = document.ignored_from() {
-        anstream::eprintln!("{WARNING}warning{WARNING:#}: {name}:{line}: a second document; Envoy reads the first alone");
+        anstream::eprintln!(
+            "{WARNING}warning{WARNING:#}: {name}:{line}: a second document; Envoy reads the first alone"
+        );
     }
     Ok(document)
 }
@@ -233,7 +235,8 @@ fn run_inject(arguments: &InjectArguments) -> Result<ExitCode> {
     if arguments.diff {
         print_diff(&arguments.file.display().to_string(), original.text(), document.text())?;
     } else if let Some(output) = &arguments.output {
-        write_whole(output, &arguments.file, document.text()).with_context(|| format!("cannot write {}", output.display()))?;
+        write_whole(output, &arguments.file, document.text())
+            .with_context(|| format!("cannot write {}", output.display()))?;
     } else {
         io::stdout().write_all(document.text().as_bytes())?;
     }

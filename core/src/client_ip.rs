@@ -32,6 +32,7 @@ mod blocks;
 mod chain;
 pub mod forwarded;
 mod names;
+pub mod peers;
 mod settings;
 mod strip;
 
@@ -42,6 +43,9 @@ use self::chain::Chain;
 use self::forwarded::{forwarded, is_blank, joined, x_forwarded_for};
 use self::names::{Line, Names, is_same_name};
 pub use self::strip::STRIPPED;
+
+/// The filter state that holds the true peer, unless the configuration names another one.
+pub const DEFAULT_PEER_FILTER_STATE: &str = "idleguard.peer";
 
 /// Who is on the other end of the connection that the request came by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +194,7 @@ const ORIGINAL_URL: &str = "x-envoy-original-url";
 impl ClientIp {
     /// Whether a header of this name, in any spelling, is one that it reads, writes or removes.
     pub fn protects(&self, name: &[u8]) -> bool {
-        self.headers.find(name).is_some()
+        self.names.contains(name)
     }
 
     /// The key of the filter state that holds the true peer.

@@ -168,7 +168,7 @@ impl Demo {
         let now = self.plain.lb.mode();
         let mode = match now {
             Mode::Stable => "stable",
-            Mode::FinAt(_) => "fin",
+            Mode::FinAt(_) | Mode::AnnounceAt(_) | Mode::AgeAt(_) => "fin",
             Mode::RstAt(_) => "rst",
             Mode::SilentRst(_) | Mode::SilentSwallow(_) => "silent",
         };

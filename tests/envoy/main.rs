@@ -13,6 +13,7 @@ mod raw;
 #[path = "../../core/tests/reference/mod.rs"]
 mod reference;
 mod request;
+mod scout;
 mod true_client;
 mod watching;
 

@@ -9,7 +9,9 @@ use super::rules::{
     INTERNAL_ADDRESS, UNRECORDED_PEER,
 };
 use super::{Findings, HttpFilter, Setup, Surroundings};
-use crate::bootstrap::{self, FAILURE_POLICIES, Hcm, clusters, common_options, is_type, items, protobuf_duration, text};
+use crate::bootstrap::{
+    self, FAILURE_POLICIES, Hcm, clusters, common_options, is_type, items, protobuf_duration, text,
+};
 use crate::inject::records;
 use crate::path::walk;
 
@@ -35,7 +37,9 @@ fn recorded_peer(setup: &Setup<'_>, filter: &HttpFilter<'_>, hcm: &Hcm<'_>, find
     let key = client_ip.peer_filter_state();
     let is_recorded = hcm.filters.get(setup.root).is_some_and(|chain| records(chain, hcm.index, key));
     if !is_recorded && !uses_remote_address {
-        let what = format!("client_ip is configured, but no filter before this connection manager records the peer as {key:?}");
+        let what = format!(
+            "client_ip is configured, but no filter before this connection manager records the peer as {key:?}"
+        );
         findings.add(&UNRECORDED_PEER, &hcm.path, what);
     }
 }

@@ -35,7 +35,8 @@ fn configurations(setup: &Setup<'_>, findings: &mut Findings<'_>) {
             Err(_) if plugin.is_first_design() => {
                 let json = plugin.json();
                 let name = text(&json, "destination").unwrap_or_default();
-                let what = format!("the connection filter of {name:?} is of version 0.1, which split the cluster in two");
+                let what =
+                    format!("the connection filter of {name:?} is of version 0.1, which split the cluster in two");
                 findings.add(&FIRST_DESIGN, &path, what);
             }
             Err(error) => findings.add(&INVALID_CONFIGURATION, &path, error.to_string()),
@@ -68,7 +69,9 @@ fn scout_cluster(setup: &Setup<'_>, scout: &Scout<'_>, findings: &mut Findings<'
     let (wanted, name) = (text(listener, "name"), scout.config.cluster.as_str());
     let what = match bootstrap::cluster(setup.root, name) {
         Some((_, cluster)) if bootstrap::internal_listener_of(cluster) == wanted => return,
-        Some(_) => format!("{name:?} does not lead to the listener {:?}, on which this scout is", wanted.unwrap_or_default()),
+        Some(_) => {
+            format!("{name:?} does not lead to the listener {:?}, on which this scout is", wanted.unwrap_or_default())
+        }
         None if setup.has_dynamic("cds_config") => return,
         None => format!("there is no cluster {name:?}, through which the scout would ask"),
     };
@@ -141,14 +144,19 @@ fn bypassed(setup: &Setup<'_>, hcm: &Hcm<'_>, findings: &mut Findings<'_>) {
             && !hcm.has_discovered_filter()
             && !setup.has_refused(&hcm.path)
         {
-            let what = format!("routes lead to {name:?}, which is a destination elsewhere, but there is no idleguard here");
+            let what =
+                format!("routes lead to {name:?}, which is a destination elsewhere, but there is no idleguard here");
             findings.add(&UNFILTERED_ROUTE, &hcm.path, what);
         }
         return;
     }
     for (list, filters) in hcm.filter_lists().iter().skip(1) {
         if !own.iter().any(|filter| filter.plugin.path.is_within(list)) && !filters.iter().any(is_discovered) {
-            findings.add(&UNFILTERED_ROUTE, list, "these upgrades have filters of their own, without idleguard".to_owned());
+            findings.add(
+                &UNFILTERED_ROUTE,
+                list,
+                "these upgrades have filters of their own, without idleguard".to_owned(),
+            );
         }
     }
     for filter in &own {
@@ -161,7 +169,8 @@ fn bypassed(setup: &Setup<'_>, hcm: &Hcm<'_>, findings: &mut Findings<'_>) {
         let name = text(entry, "name").unwrap_or_default();
         crate::path::walk(hcm.config, &mut |below, value| {
             let is_here = below.0.iter().any(|step| *step == Step::from("typed_per_filter_config"));
-            if is_here && below.0.last() == Some(&Step::from(name)) && value.get("disabled") == Some(&Value::Bool(true)) {
+            if is_here && below.0.last() == Some(&Step::from(name)) && value.get("disabled") == Some(&Value::Bool(true))
+            {
                 let what = format!("the filter {name:?} is disabled for these requests");
                 findings.add(&UNFILTERED_ROUTE, &hcm.path.join(below), what);
             }

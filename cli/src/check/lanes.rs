@@ -7,9 +7,9 @@ use idleguard_core::timeout::{Lane, Policy};
 use serde_json::Value;
 
 use super::rules::{
-    ALL_REQUESTS, CLIENT_CHOSEN_LANE, CLUSTER_HEADER_ROUTE, EDS_SERVICE_NAME, LANE_BELOW_CONNECT_TIMEOUT,
-    LANE_DIFFERS, LANE_HEADER_KEPT, LANE_IDLE_TIMEOUT, LANE_ROUTE_DIFFERS, LANE_ROUTE_ORDER, MISSING_LANE_ROUTE,
-    SHARED_POOL, UNKNOWN_DESTINATION,
+    ALL_REQUESTS, CLIENT_CHOSEN_LANE, CLUSTER_HEADER_ROUTE, EDS_SERVICE_NAME, LANE_BELOW_CONNECT_TIMEOUT, LANE_DIFFERS,
+    LANE_HEADER_KEPT, LANE_IDLE_TIMEOUT, LANE_ROUTE_DIFFERS, LANE_ROUTE_ORDER, MISSING_LANE_ROUTE, SHARED_POOL,
+    UNKNOWN_DESTINATION,
 };
 use super::{Finding, Findings, HttpFilter, Setup, Surroundings, quoted};
 use crate::bootstrap::{self, CLUSTER_TYPES, Hcm, Route, common_options, protobuf_duration, text};
@@ -126,12 +126,7 @@ fn differing_keys(base: &Value, lane: &Value, name: &str) -> Vec<String> {
 }
 
 /// The routes of the connection manager that a filter is in.
-fn in_hcm(
-    filter: &HttpFilter<'_>,
-    hcm: &Hcm<'_>,
-    (name, policy): (&str, &Policy),
-    findings: &mut Findings<'_>,
-) {
+fn in_hcm(filter: &HttpFilter<'_>, hcm: &Hcm<'_>, (name, policy): (&str, &Policy), findings: &mut Findings<'_>) {
     let all = hcm.routes();
     let names: Vec<&str> = policy.clusters().collect();
     if policy.all_requests {
@@ -143,8 +138,12 @@ fn in_hcm(
     for route in all.iter().filter(|route| route.token().is_none() && route.leads_to(&policy.cluster)) {
         copies(&all, route, policy, findings);
     }
-    for route in all.iter().filter(|route| route.token().is_some_and(|token| policy.lanes.iter().any(|lane| lane.token == token))) {
-        let is_removed = [route.config, route.virtual_host, route.configuration].into_iter().any(bootstrap::removes_lane_header);
+    for route in all
+        .iter()
+        .filter(|route| route.token().is_some_and(|token| policy.lanes.iter().any(|lane| lane.token == token)))
+    {
+        let is_removed =
+            [route.config, route.virtual_host, route.configuration].into_iter().any(bootstrap::removes_lane_header);
         if !is_removed {
             let what = format!("the route to a lane of {name:?} does not remove {}", bootstrap::LANE_HEADER);
             findings.add(&LANE_HEADER_KEPT, &route.path, what);
@@ -152,7 +151,8 @@ fn in_hcm(
     }
     let leads = all.iter().any(|route| route.leads_to(&policy.cluster));
     if leads && !bootstrap::removes_early(hcm.config) {
-        let what = format!("clients can choose a lane of {name:?} with a header {} of their own", bootstrap::LANE_HEADER);
+        let what =
+            format!("clients can choose a lane of {name:?} with a header {} of their own", bootstrap::LANE_HEADER);
         findings.add(&CLIENT_CHOSEN_LANE, &hcm.path, what);
     }
     by_header(hcm, findings);
@@ -193,7 +193,12 @@ fn copies(all: &[Route<'_>], route: &Route<'_>, policy: &Policy, findings: &mut 
         }
         let keys: Vec<&str> = differing_fields(&wanted, found.config);
         if !keys.is_empty() {
-            let what = format!("the route to {:?} differs from that to {:?} in {}", lane.cluster, policy.cluster, keys.join(", "));
+            let what = format!(
+                "the route to {:?} differs from that to {:?} in {}",
+                lane.cluster,
+                policy.cluster,
+                keys.join(", ")
+            );
             findings.add(&LANE_ROUTE_DIFFERS, &found.path, what);
         }
     }
@@ -223,12 +228,14 @@ fn by_header(hcm: &Hcm<'_>, findings: &mut Findings<'_>) {
 /// Users of the pool that the filter does not see.
 fn shared(setup: &Setup<'_>, policy: &Policy, findings: &mut Findings<'_>) {
     for cluster in policy.clusters() {
-        for reference in bootstrap::references(setup.root, cluster).into_iter().filter(|reference| !reference.is_route) {
+        for reference in bootstrap::references(setup.root, cluster).into_iter().filter(|reference| !reference.is_route)
+        {
             let keys = reference.path.to_string();
             let is_ours = setup.plugins.iter().any(|plugin| reference.path.is_within(&plugin.path));
             let holder = reference.path.split_last().map(|(holder, _)| holder).unwrap_or_default();
             // TCP has a pool of its own.
-            let is_tcp = holder.get(setup.root).is_some_and(|config| bootstrap::is_message(config, bootstrap::TCP_PROXY));
+            let is_tcp =
+                holder.get(setup.root).is_some_and(|config| bootstrap::is_message(config, bootstrap::TCP_PROXY));
             if !is_ours && !is_tcp && !keys.contains("local_cluster_name") {
                 let what = format!("{cluster:?} is used by more than the routes that idleguard sees");
                 findings.add(&SHARED_POOL, &reference.path, what);

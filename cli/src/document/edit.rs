@@ -77,7 +77,8 @@ impl Document {
         let snippet = Snippet::parse(snippet)?;
         self.wants_list(list)?;
         let insert = |root: &mut Value, item: Value| {
-            let items = list.get_mut(root).and_then(Value::as_array_mut).with_context(|| format!("no list at {list}"))?;
+            let items =
+                list.get_mut(root).and_then(Value::as_array_mut).with_context(|| format!("no list at {list}"))?;
             items.insert(at.min(items.len()), item);
             Ok(())
         };
@@ -105,7 +106,8 @@ impl Document {
     pub fn insert_key(&mut self, map: &Path, key: &str, spot: Spot<'_>, snippet: &str) -> Result<()> {
         let snippet = Snippet::parse(snippet)?;
         let insert = |root: &mut Value, value: Value| {
-            let entries = map.get_mut(root).and_then(Value::as_object_mut).with_context(|| format!("no mapping at {map}"))?;
+            let entries =
+                map.get_mut(root).and_then(Value::as_object_mut).with_context(|| format!("no mapping at {map}"))?;
             if entries.insert(key.to_owned(), value).is_some() {
                 bail!("{map} has a key {key} already");
             }
@@ -140,7 +142,9 @@ impl Document {
                     let key = spelled(parent, key).with_context(|| format!("nothing at {path}"))?.to_owned();
                     parent.as_object_mut().and_then(|entries| entries.shift_remove(&key)).map(drop)
                 }
-                Step::Index(at) => parent.as_array_mut().filter(|items| *at < items.len()).map(|items| drop(items.remove(*at))),
+                Step::Index(at) => {
+                    parent.as_array_mut().filter(|items| *at < items.len()).map(|items| drop(items.remove(*at)))
+                }
             }
             .with_context(|| format!("nothing at {path}"))
         };
@@ -157,7 +161,9 @@ impl Document {
     fn wants_list(&self, list: &Path) -> Result<()> {
         let is_one = list.get(&self.raw).is_some_and(|raw| !raw.is_array());
         match self.root.as_ref() {
-            _ if is_one => bail!("a list is wanted at {list}: Envoy takes one item for it, but beside that no other has a place"),
+            _ if is_one => {
+                bail!("a list is wanted at {list}: Envoy takes one item for it, but beside that no other has a place")
+            }
             _ => Ok(()),
         }
     }
@@ -216,7 +222,8 @@ impl Document {
         let node = if map.0.is_empty() { self.root.as_ref().context("no tree")? } else { self.node(map)? };
         let Kind::Map(entries) = &node.kind else { bail!("no mapping") };
         if node.flow {
-            let key = format!("{}: ", if self.format == Format::Json { Value::from(key).to_string() } else { flow_key(key) });
+            let key =
+                format!("{}: ", if self.format == Format::Json { Value::from(key).to_string() } else { flow_key(key) });
             return match entries.first() {
                 Some((first, _)) => self.spliced_before(first, &key, &snippet.value),
                 None => self.spliced(node.start + 1, node.start + 1, &format!("{key}{}", self.flow(&snippet.value))),

@@ -12,10 +12,12 @@ use crate::path::Path;
 const DEFAULT_WASM: &str = "idleguard.wasm";
 const PEER: &str = "idleguard.peer";
 
-pub(super) const FILTER_COMMENT: &str = "# idleguard: the last filter before the router, for idle ages end when that gets a request.";
+pub(super) const FILTER_COMMENT: &str =
+    "# idleguard: the last filter before the router, for idle ages end when that gets a request.";
 pub(super) const EARLY_COMMENT: &str = "# idleguard: what a client sends under this name never counts.";
 pub(super) const APPEND_COMMENT: &str = "# idleguard writes x-forwarded-for; Envoy must not add to it before.";
-pub(super) const PEER_COMMENT: &str = "# idleguard: the true peer, recorded before the connection manager can replace it by what the client wrote into";
+pub(super) const PEER_COMMENT: &str =
+    "# idleguard: the true peer, recorded before the connection manager can replace it by what the client wrote into";
 pub(super) const PEER_COMMENT_2: &str = "# x-forwarded-for.";
 
 /// What the request says about the destination, lanes aside.
@@ -73,7 +75,13 @@ pub(super) fn ensure_early_removal(document: &mut Document, destination: &Destin
         without.find(|hcm| !bootstrap::removes_early(hcm.config)).map(|hcm| hcm.path.clone())
     };
     while let Some(path) = without(document) {
-        append(document, &path.then("early_header_mutation_extensions"), Spot::Before("route_config"), EARLY_COMMENT, EARLY)?;
+        append(
+            document,
+            &path.then("early_header_mutation_extensions"),
+            Spot::Before("route_config"),
+            EARLY_COMMENT,
+            EARLY,
+        )?;
     }
     Ok(())
 }
@@ -130,9 +138,12 @@ fn ensure_in_list(
     let mut own = plugins.iter().filter(|plugin| plugin.is_http && plugin.path.is_within(path));
     // One with client_ip alone may stand anywhere; the destination goes where destinations are.
     let holder = own.rfind(|plugin| plugin.http().is_none_or(|http| !http.destinations.is_empty()));
-    let clusters: Vec<&str> = destination.lanes.iter().map(|lane| lane.cluster.as_str()).chain([destination.cluster.as_str()]).collect();
+    let clusters: Vec<&str> =
+        destination.lanes.iter().map(|lane| lane.cluster.as_str()).chain([destination.cluster.as_str()]).collect();
     let is_only = hcm.leads_only_to(&clusters);
-    let client_ip = plugins.iter().find(|plugin| plugin.is_http && plugin.path.is_within(path) && plugin.http().is_some_and(|http| http.client_ip.is_some()));
+    let client_ip = plugins.iter().find(|plugin| {
+        plugin.is_http && plugin.path.is_within(path) && plugin.http().is_some_and(|http| http.client_ip.is_some())
+    });
     let client_ip = client_ip.map(|plugin| plugin.path.clone());
     match holder {
         None => {
@@ -150,9 +161,13 @@ fn ensure_in_list(
                 bail!("{}: {error}", plugin.path);
             }
             if plugin.path.to_string().contains("config_discovery") {
-                bail!("{}: this filter's configuration is discovered, so the destination must be added at its source", plugin.path);
+                bail!(
+                    "{}: this filter's configuration is discovered, so the destination must be added at its source",
+                    plugin.path
+                );
             }
-            let known = plugin.http().is_some_and(|http| http.destinations.iter().any(|(name, _)| *name == destination.name));
+            let known =
+                plugin.http().is_some_and(|http| http.destinations.iter().any(|(name, _)| *name == destination.name));
             let path = plugin.path.clone();
             let destinations = Path::of("destinations");
             let own = destinations.then(destination.name.as_str());
@@ -306,7 +321,11 @@ pub(super) fn pretty(json: &Value) -> String {
             Value::Object(entries) if !entries.is_empty() && (depth < 2 || line.len() + indent > WIDEST) => {
                 let blank = " ".repeat(indent + 2);
                 let lines = entries.iter().map(|(key, value)| {
-                    format!("{blank}{}: {}", Value::from(key.as_str()), write(value, indent + 2, depth + usize::from(key == "destinations" || depth > 0)))
+                    format!(
+                        "{blank}{}: {}",
+                        Value::from(key.as_str()),
+                        write(value, indent + 2, depth + usize::from(key == "destinations" || depth > 0))
+                    )
                 });
                 format!("{{\n{}\n{}}}", lines.collect::<Vec<_>>().join(",\n"), " ".repeat(indent))
             }

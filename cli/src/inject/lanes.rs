@@ -76,7 +76,8 @@ pub fn copy(base: &Value, name: &str, idle_timeout: &str) -> Value {
     }
     for at in 0..items(&canonical, "health_checks").len() {
         for (kind, key) in [("http_health_check", "host"), ("grpc_health_check", "authority")] {
-            let check = Path::of("health_checks").then(at).then(kind).get_mut(&mut lane).filter(|check| check.is_object());
+            let check =
+                Path::of("health_checks").then(at).then(kind).get_mut(&mut lane).filter(|check| check.is_object());
             if let Some(check) = check.filter(|check| text(check, key).is_none_or(str::is_empty)) {
                 *entry(check, key) = base_name.clone().into(); // Envoy would say the lane's name
             }
@@ -134,7 +135,8 @@ pub(super) fn tell_costs(root: &Value, cluster: &Value, destination: &Destinatio
     if cluster.get("outlier_detection").is_some() {
         notes.push(format!("outlier detection: each lane of {base} finds bad hosts itself, anew at a change of lane"));
     }
-    let breakers = if items(cluster, "circuit_breakers.thresholds").is_empty() { "Envoy's defaults" } else { "those it has" };
+    let breakers =
+        if items(cluster, "circuit_breakers.thresholds").is_empty() { "Envoy's defaults" } else { "those it has" };
     notes.push(format!(
         "circuit breakers: each lane of {base} counts for itself, with the same limits ({breakers}); traffic is on one at a time but \
          for a moment"

@@ -15,7 +15,9 @@ use crate::path::{Path, Step};
 pub fn remove(document: &mut Document, cluster: Option<&str>) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     let mut destinations: Vec<(String, Vec<String>)> = Vec::new();
-    for (name, policy) in bootstrap::plugins(document.value()).iter().filter_map(|one| one.http()).flat_map(|http| &http.destinations) {
+    for (name, policy) in
+        bootstrap::plugins(document.value()).iter().filter_map(|one| one.http()).flat_map(|http| &http.destinations)
+    {
         let is_meant = cluster.is_none_or(|cluster| policy.cluster == cluster) && !policy.lanes.is_empty();
         if is_meant && !destinations.iter().any(|(known, _)| known == name) {
             destinations.push((name.clone(), policy.lanes.iter().map(|lane| lane.cluster.clone()).collect()));
@@ -42,13 +44,18 @@ fn remove_scouts(document: &mut Document, cluster: Option<&str>) -> Result<()> {
         let root = document.value();
         let plugins = bootstrap::plugins(root);
         let mut http = plugins.iter().filter_map(|plugin| plugin.http()).flat_map(|http| &http.destinations);
-        let destination = cluster.map(|cluster| http.find(|(_, policy)| policy.cluster == cluster).map_or(cluster, |(name, _)| name).to_owned());
+        let destination = cluster.map(|cluster| {
+            http.find(|(_, policy)| policy.cluster == cluster).map_or(cluster, |(name, _)| name).to_owned()
+        });
         let scouts = plugins.iter().filter_map(|plugin| plugin.scout());
         let mut meant = scouts.filter(|scout| destination.as_ref().is_none_or(|name| scout.destination == *name));
-        meant.find_map(|scout| bootstrap::cluster(root, &scout.cluster).map(|(path, cluster)| {
-            let listener = bootstrap::internal_listener_of(cluster).and_then(|name| bootstrap::listener(root, name));
-            (path, listener.map(|(path, _)| path))
-        }))
+        meant.find_map(|scout| {
+            bootstrap::cluster(root, &scout.cluster).map(|(path, cluster)| {
+                let listener =
+                    bootstrap::internal_listener_of(cluster).and_then(|name| bootstrap::listener(root, name));
+                (path, listener.map(|(path, _)| path))
+            })
+        })
     };
     while let Some((cluster, listener)) = found(document) {
         document.remove(&cluster, COMMENTS)?;
@@ -66,7 +73,10 @@ fn remove_routes(document: &mut Document, destination: &str) -> Result<()> {
     let last = |document: &Document| {
         let all = hcms(document.value());
         let routes = all.iter().flat_map(bootstrap::Hcm::routes);
-        routes.filter(|route| route.token().is_some_and(|token| token.starts_with(&prefix))).last().map(|route| route.path)
+        routes
+            .filter(|route| route.token().is_some_and(|token| token.starts_with(&prefix)))
+            .last()
+            .map(|route| route.path)
     };
     while let Some(path) = last(document) {
         document.remove(&path, COMMENTS)?;
@@ -78,7 +88,9 @@ fn remove_routes(document: &mut Document, destination: &str) -> Result<()> {
 fn remove_destination(document: &mut Document, name: &str, notes: &mut Vec<String>) -> Result<()> {
     loop {
         let plugins = bootstrap::plugins(document.value());
-        let found = plugins.iter().rfind(|plugin| plugin.http().is_some_and(|http| http.destinations.iter().any(|(own, _)| own == name)));
+        let found = plugins
+            .iter()
+            .rfind(|plugin| plugin.http().is_some_and(|http| http.destinations.iter().any(|(own, _)| own == name)));
         let Some(plugin) = found else { return Ok(()) };
         let is_only = plugin.http().is_some_and(|http| http.destinations.len() == 1);
         let (path, json) = (plugin.path.clone(), plugin.json());
@@ -90,7 +102,8 @@ fn remove_destination(document: &mut Document, name: &str, notes: &mut Vec<Strin
         let key = if is_only { Path::of("destinations") } else { Path::of("destinations").then(name) };
         if is_only && json.get("client_ip").is_none() {
             let (filter, _) = path.split_last().context("no filter")?;
-            notes.push(format!("{filter}: taken out, though it was not as inject writes it: it had nothing else to do"));
+            notes
+                .push(format!("{filter}: taken out, though it was not as inject writes it: it had nothing else to do"));
             document.remove(&filter, COMMENTS)?;
             continue;
         }
@@ -103,7 +116,8 @@ fn is_whole_ours(document: &Document, path: &Path, json: &Value) -> bool {
     let Some((filter, _)) = path.split_last() else { return false };
     let Some(found) = filter.get(document.value()) else { return false };
     let vm = path.keys("config.vm_config").get(document.value()).cloned().unwrap_or_default();
-    let text = path.keys("config.configuration.value").get(document.value()).and_then(Value::as_str).unwrap_or_default();
+    let text =
+        path.keys("config.configuration.value").get(document.value()).and_then(Value::as_str).unwrap_or_default();
     let expected = Document::parse(&filters::filter(&vm, text));
     let has_only = |value: &Value, keys: &[&str]| {
         value.as_object().is_some_and(|entries| entries.keys().all(|key| keys.contains(&key.as_str())))
@@ -138,12 +152,15 @@ fn remove_what_serves_all(document: &mut Document) -> Result<()> {
         let all = hcms(document.value());
         let Some(hcm) = all.get(at) else { continue };
         let path = hcm.path.clone();
-        let has_filter = bootstrap::plugins(document.value()).iter().any(|plugin| plugin.is_http && plugin.path.is_within(&path));
+        let has_filter =
+            bootstrap::plugins(document.value()).iter().any(|plugin| plugin.is_http && plugin.path.is_within(&path));
         if has_filter || hcm.routes().iter().any(|route| route.token().is_some()) {
             continue;
         }
         let configurations: Vec<Path> = hcm.route_configurations().into_iter().map(|(path, _)| path).collect();
-        let peer = (0..hcm.index).map(|at| hcm.filters.then(at)).find(|filter| is_value(document, filter, filters::PEER_FILTER));
+        let peer = (0..hcm.index)
+            .map(|at| hcm.filters.then(at))
+            .find(|filter| is_value(document, filter, filters::PEER_FILTER));
         // In flow style a key of ours is the first, so the last that was put in goes first.
         let skip = path.then("skip_xff_append");
         if document.is_below(&skip, filters::APPEND_COMMENT) || is_first(document, &path, "skip_xff_append") {
@@ -153,9 +170,12 @@ fn remove_what_serves_all(document: &mut Document) -> Result<()> {
             is_like(value, filters::EARLY)
         })?;
         for configuration in configurations {
-            remove_from(document, &configuration.then("request_headers_to_remove"), routes::REMOVE_COMMENT, &|value| {
-                value.as_str() == Some(LANE_HEADER)
-            })?;
+            remove_from(
+                document,
+                &configuration.then("request_headers_to_remove"),
+                routes::REMOVE_COMMENT,
+                &|value| value.as_str() == Some(LANE_HEADER),
+            )?;
         }
         if let Some(peer) = peer {
             document.remove(&peer, COMMENTS)?;

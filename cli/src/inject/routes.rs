@@ -10,7 +10,8 @@ use crate::document::{Document, Spot, spelling, yaml};
 use crate::path::{Path, Step};
 
 pub(super) const COMMENT: &str = "# idleguard: a copy of the route below for each lane; the header chooses.";
-pub(super) const RETRY_COMMENT: &str = "# idleguard: what a reset cut off is sent once more, if its method allows that.";
+pub(super) const RETRY_COMMENT: &str =
+    "# idleguard: what a reset cut off is sent once more, if its method allows that.";
 pub(super) const REMOVE_COMMENT: &str = "# idleguard: the application never sees the header that chooses a lane.";
 
 /// # Errors
@@ -46,7 +47,8 @@ pub(super) fn ensure(document: &mut Document, destination: &Destination, notes: 
         let leads = |configuration: &Path| {
             hcm.routes().iter().any(|route| route.path.is_within(configuration) && route.leads_to(&destination.cluster))
         };
-        let without = configurations.into_iter().filter(|(path, one)| leads(path) && !bootstrap::removes_lane_header(one));
+        let without =
+            configurations.into_iter().filter(|(path, one)| leads(path) && !bootstrap::removes_lane_header(one));
         let without: Vec<Path> = without.map(|(path, _)| path).collect();
         for path in without {
             let list = path.then("request_headers_to_remove");
@@ -83,7 +85,10 @@ pub(crate) fn siblings<'a, 'b>(routes: &'b [Route<'a>], route: &Route<'a>) -> im
 /// The copy of a route that leads to a lane: everything else that stands in it stays, the other weighted clusters included.
 pub fn copy(route: &Value, base: &str, lane: &str, token: &str) -> Value {
     let mut copy = route.clone();
-    push(entry(entry(&mut copy, "match"), "headers"), json!({ "name": LANE_HEADER, "string_match": { "exact": token } }));
+    push(
+        entry(entry(&mut copy, "match"), "headers"),
+        json!({ "name": LANE_HEADER, "string_match": { "exact": token } }),
+    );
     let action = entry(&mut copy, "route");
     if bootstrap::text(action, "cluster") == Some(base) {
         *entry(action, "cluster") = lane.into();
@@ -147,7 +152,11 @@ pub(super) fn retry_policy() -> Value {
 }
 
 /// Puts the retry policy into every route to the destination that has none.
-pub(super) fn ensure_retries(document: &mut Document, destination: &Destination, notes: &mut Vec<String>) -> Result<()> {
+pub(super) fn ensure_retries(
+    document: &mut Document,
+    destination: &Destination,
+    notes: &mut Vec<String>,
+) -> Result<()> {
     let mut done = 0_usize;
     while let Some(path) = without_retries(document, destination) {
         let snippet = format!("{RETRY_COMMENT}\n{}", yaml(&retry_policy()));

@@ -9,7 +9,8 @@ use crate::bootstrap;
 use crate::document::Document;
 
 pub(super) const CLUSTER_COMMENT: &str = "# idleguard: leads the scout's requests to its listener, in-process.";
-pub(super) const LISTENER_COMMENT: &str = "# idleguard: not on the network; only the scout's own requests come here, from this process.";
+pub(super) const LISTENER_COMMENT: &str =
+    "# idleguard: not on the network; only the scout's own requests come here, from this process.";
 
 pub(super) fn configuration(destination: &str, cluster: &str, request: &ScoutRequest) -> Value {
     let mut scout = json!({ "filter": "scout", "destination": destination, "cluster": cluster });
@@ -29,7 +30,8 @@ pub(super) fn ensure(document: &mut Document, request: &Request, notes: &mut Vec
     let (_, cluster) = find_cluster(root, base)?;
     let plugins = bootstrap::plugins(root);
     let mut http = plugins.iter().filter_map(|plugin| plugin.http()).flat_map(|http| &http.destinations);
-    let destination = http.find(|(_, policy)| policy.cluster == base).map_or(base, |(name, _)| name.as_str()).to_owned();
+    let destination =
+        http.find(|(_, policy)| policy.cluster == base).map_or(base, |(name, _)| name.as_str()).to_owned();
     if plugins.iter().filter_map(|plugin| plugin.scout()).any(|scout| scout.destination == destination) {
         return Ok(());
     }
@@ -37,14 +39,22 @@ pub(super) fn ensure(document: &mut Document, request: &Request, notes: &mut Vec
     let name = free(&format!("{base}-scout"), &is_taken);
     let speaks_http2 = bootstrap::speaks_http2(cluster);
     let does_tls = bootstrap::does_tls(cluster);
-    if crate::path::Path::of("transport_socket.typed_config").get(cluster).is_some_and(|socket| bootstrap::is_message(socket, "QuicUpstreamTransport")) {
+    if crate::path::Path::of("transport_socket.typed_config")
+        .get(cluster)
+        .is_some_and(|socket| bootstrap::is_message(socket, "QuicUpstreamTransport"))
+    {
         bail!("{base} speaks HTTP/3, and tcp_proxy behind a scout can't");
     }
-    if does_tls && cluster.pointer(&format!("/typed_extension_protocol_options/{}/auto_config", bootstrap::HTTP_OPTIONS)).is_some() {
+    if does_tls
+        && cluster
+            .pointer(&format!("/typed_extension_protocol_options/{}/auto_config", bootstrap::HTTP_OPTIONS))
+            .is_some()
+    {
         notes.push(format!("{base} lets ALPN choose the protocol; the scout asks in HTTP/1.1"));
     }
     let vm = vm_config(document, request);
-    let listener = listener(&name, base, &vm, &configuration(&destination, &name, wanted), does_tls.then_some(speaks_http2));
+    let listener =
+        listener(&name, base, &vm, &configuration(&destination, &name, wanted), does_tls.then_some(speaks_http2));
     let snippet = cluster_snippet(&name, speaks_http2);
     extension(document)?;
     document.add_item(&bootstrap::resources("listeners"), &format!("{LISTENER_COMMENT}\n{listener}"))?;
@@ -101,7 +111,11 @@ filter_chains:
 /// The cluster that leads to it.
 fn cluster_snippet(name: &str, speaks_http2: bool) -> String {
     // One request a connection, so that two at once make two.
-    let protocol = if speaks_http2 { "http2_protocol_options: { max_concurrent_streams: 1 }" } else { "http_protocol_options: {}" };
+    let protocol = if speaks_http2 {
+        "http2_protocol_options: { max_concurrent_streams: 1 }"
+    } else {
+        "http_protocol_options: {}"
+    };
     format!(
         "\
 name: {scout}

@@ -135,14 +135,20 @@ const CASES: &[Case] = &[
             &[(SCOUT_LISTENER, SECOND_TO_ORDERS), ("  clusters:\n", "  clusters:\n  - name: orders\n")],
             &[
                 (SCOUT_LISTENER, SECOND_TO_ORDERS),
-                ("  clusters:\n", "  clusters:\n  - { name: orders, common_http_protocol_options: { idle_timeout: 0s } }\n"),
+                (
+                    "  clusters:\n",
+                    "  clusters:\n  - { name: orders, common_http_protocol_options: { idle_timeout: 0s } }\n",
+                ),
             ],
         ],
         near: &[
             &[("  clusters:\n", "  clusters:\n  - name: orders\n")], // no route leads there
             &[
                 (SCOUT_LISTENER, SECOND_TO_ORDERS),
-                ("  clusters:\n", "  clusters:\n  - { name: orders, common_http_protocol_options: { idle_timeout: 30s } }\n"),
+                (
+                    "  clusters:\n",
+                    "  clusters:\n  - { name: orders, common_http_protocol_options: { idle_timeout: 30s } }\n",
+                ),
             ],
             &[
                 (SCOUT_LISTENER, SECOND_TO_ORDERS),
@@ -174,7 +180,10 @@ const CASES: &[Case] = &[
     Case {
         rule: "eds-service-name",
         mistakes: &[&[(", service_name: payments }", " }")]],
-        near: &[&[("yaml } } }", "yaml } }, service_name: shop }"), (", service_name: payments }", ", service_name: shop }")]],
+        near: &[&[
+            ("yaml } } }", "yaml } }, service_name: shop }"),
+            (", service_name: payments }", ", service_name: shop }"),
+        ]],
     },
     Case {
         rule: "lane-below-connect-timeout",
@@ -211,21 +220,41 @@ const CASES: &[Case] = &[
     Case {
         rule: "lane-route-order",
         mistakes: &[&[(LANE_ROUTE, ""), (BASE_ROUTE, BASE_AND_LANE_ROUTE)]],
-        near: &[&[("payments=54s", "payments=x"), ("payments=4s", "payments=54s"), ("payments=x", "payments=4s"),
-            ("cluster: payments-54s, timeout", "cluster: payments-x, timeout"), ("cluster: payments-4s, timeout", "cluster: payments-54s, timeout"),
-            ("cluster: payments-x, timeout", "cluster: payments-4s, timeout")]],
+        near: &[&[
+            ("payments=54s", "payments=x"),
+            ("payments=4s", "payments=54s"),
+            ("payments=x", "payments=4s"),
+            ("cluster: payments-54s, timeout", "cluster: payments-x, timeout"),
+            ("cluster: payments-4s, timeout", "cluster: payments-54s, timeout"),
+            ("cluster: payments-x, timeout", "cluster: payments-4s, timeout"),
+        ]],
     },
     Case {
         rule: "lane-route-differs",
         mistakes: &[&[("cluster: payments-4s, timeout: 5s", "cluster: payments-4s, timeout: 6s")]],
-        near: &[&[("                route: { cluster: payments-4s", "                name: four\n                route: { cluster: payments-4s")]],
+        near: &[&[(
+            "                route: { cluster: payments-4s",
+            "                name: four\n                route: { cluster: payments-4s",
+        )]],
     },
     Case {
         rule: "lane-header-kept",
         mistakes: &[&[(REMOVED, "")]],
         near: &[
-            &[(REMOVED, ""), ("          route_config:\n", "          route_config:\n            request_headers_to_remove: [X-Idleguard-Lane]\n")],
-            &[(REMOVED, ""), ("domains: [\"*\"]\n", "domains: [\"*\"]\n              request_headers_to_remove: [x-idleguard-lane]\n")],
+            &[
+                (REMOVED, ""),
+                (
+                    "          route_config:\n",
+                    "          route_config:\n            request_headers_to_remove: [X-Idleguard-Lane]\n",
+                ),
+            ],
+            &[
+                (REMOVED, ""),
+                (
+                    "domains: [\"*\"]\n",
+                    "domains: [\"*\"]\n              request_headers_to_remove: [x-idleguard-lane]\n",
+                ),
+            ],
         ],
     },
     Case {
@@ -237,17 +266,29 @@ const CASES: &[Case] = &[
         rule: "cluster-header-route",
         mistakes: &[&[
             (", all_requests: true", ""),
-            (BASE_ROUTE, "              - match: { prefix: /x }\n                route: { cluster_header: x }\n              - match: { prefix: / }\n                route: { cluster: payments, timeout: 5s }\n"),
+            (
+                BASE_ROUTE,
+                "              - match: { prefix: /x }\n                route: { cluster_header: x }\n              - match: { prefix: / }\n                route: { cluster: payments, timeout: 5s }\n",
+            ),
         ]],
         near: &[&[(SCOUT_LISTENER, SECOND_BY_HEADER)]],
     },
     Case {
         rule: "all-requests",
         mistakes: &[
-            &[(BASE_ROUTE, "              - match: { prefix: /x }\n                route: { cluster: orders }\n              - match: { prefix: / }\n                route: { cluster: payments, timeout: 5s }\n")],
-            &[("          route_config:\n", "          original_route: {}\n          scoped_routes: { rds_config_source: {}, scoped_rds: {} }\n          route_config:\n")],
+            &[(
+                BASE_ROUTE,
+                "              - match: { prefix: /x }\n                route: { cluster: orders }\n              - match: { prefix: / }\n                route: { cluster: payments, timeout: 5s }\n",
+            )],
+            &[(
+                "          route_config:\n",
+                "          original_route: {}\n          scoped_routes: { rds_config_source: {}, scoped_rds: {} }\n          route_config:\n",
+            )],
         ],
-        near: &[&[(BASE_ROUTE, "              - match: { prefix: /x }\n                direct_response: { status: 200 }\n              - match: { prefix: / }\n                route: { cluster: payments, timeout: 5s }\n")]],
+        near: &[&[(
+            BASE_ROUTE,
+            "              - match: { prefix: /x }\n                direct_response: { status: 200 }\n              - match: { prefix: / }\n                route: { cluster: payments, timeout: 5s }\n",
+        )]],
     },
     Case {
         rule: "shared-pool",
@@ -260,36 +301,69 @@ const CASES: &[Case] = &[
     Case {
         rule: "different-vms",
         mistakes: &[&[("vm_id: idleguard\n                  runtime", "vm_id: other\n                  runtime")]],
-        near: &[&[("vm_id: idleguard\n                  runtime", "vm_id: idleguard\n                  allow_precompiled: true\n                  runtime")]],
+        near: &[&[(
+            "vm_id: idleguard\n                  runtime",
+            "vm_id: idleguard\n                  allow_precompiled: true\n                  runtime",
+        )]],
     },
     Case {
         rule: "unfiltered-route",
         mistakes: &[
-            &[("          http_filters:\n", "          upgrade_configs: [{ upgrade_type: websocket, filters: [{ name: router }] }]\n          http_filters:\n")],
-            &[("          - name: idleguard\n            typed", "          - name: idleguard\n            disabled: true\n            typed")],
-            &[("domains: [\"*\"]\n", "domains: [\"*\"]\n              typed_per_filter_config: { idleguard: { \"@type\": x/envoy.config.route.v3.FilterConfig, disabled: true } }\n")],
+            &[(
+                "          http_filters:\n",
+                "          upgrade_configs: [{ upgrade_type: websocket, filters: [{ name: router }] }]\n          http_filters:\n",
+            )],
+            &[(
+                "          - name: idleguard\n            typed",
+                "          - name: idleguard\n            disabled: true\n            typed",
+            )],
+            &[(
+                "domains: [\"*\"]\n",
+                "domains: [\"*\"]\n              typed_per_filter_config: { idleguard: { \"@type\": x/envoy.config.route.v3.FilterConfig, disabled: true } }\n",
+            )],
             &[(SCOUT_LISTENER, SECOND_TO_PAYMENTS)],
         ],
         near: &[
-            &[("          http_filters:\n", "          upgrade_configs: [{ upgrade_type: websocket }]\n          http_filters:\n")],
-            &[("          - name: idleguard\n            typed", "          - name: idleguard\n            disabled: false\n            typed")],
-            &[("domains: [\"*\"]\n", "domains: [\"*\"]\n              typed_per_filter_config: { lua: { \"@type\": x/envoy.config.route.v3.FilterConfig, disabled: true } }\n")],
+            &[(
+                "          http_filters:\n",
+                "          upgrade_configs: [{ upgrade_type: websocket }]\n          http_filters:\n",
+            )],
+            &[(
+                "          - name: idleguard\n            typed",
+                "          - name: idleguard\n            disabled: false\n            typed",
+            )],
+            &[(
+                "domains: [\"*\"]\n",
+                "domains: [\"*\"]\n              typed_per_filter_config: { lua: { \"@type\": x/envoy.config.route.v3.FilterConfig, disabled: true } }\n",
+            )],
             &[(SCOUT_LISTENER, SECOND_TO_ORDERS)],
         ],
     },
     Case {
         rule: "not-last-filter",
         mistakes: &[
-            &[(ROUTER, "          - { name: authz, typed_config: { \"@type\": x/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz } }\n          - name: router\n            typed_config: { \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }\n")],
-            &[(ROUTER, "          - { name: sign, typed_config: { \"@type\": x/envoy.extensions.filters.http.aws_request_signing.v3.AwsRequestSigning } }\n          - name: router\n            typed_config: { \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }\n")],
+            &[(
+                ROUTER,
+                "          - { name: authz, typed_config: { \"@type\": x/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz } }\n          - name: router\n            typed_config: { \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }\n",
+            )],
+            &[(
+                ROUTER,
+                "          - { name: sign, typed_config: { \"@type\": x/envoy.extensions.filters.http.aws_request_signing.v3.AwsRequestSigning } }\n          - name: router\n            typed_config: { \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }\n",
+            )],
         ],
-        near: &[&[(ROUTER, "          - { name: rbac, typed_config: { \"@type\": x/envoy.extensions.filters.http.rbac.v3.RBAC } }\n          - name: router\n            typed_config: { \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }\n")]],
+        near: &[&[(
+            ROUTER,
+            "          - { name: rbac, typed_config: { \"@type\": x/envoy.extensions.filters.http.rbac.v3.RBAC } }\n          - name: router\n            typed_config: { \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }\n",
+        )]],
     },
     Case {
         rule: "tcp-proxy-idle-timeout",
         mistakes: &[
             &[("          cluster: payments\n          idle_timeout: 0s\n", "          cluster: payments\n")],
-            &[("          cluster: payments\n          idle_timeout: 0s\n", "          cluster: payments\n          idle_timeout: 7200s\n")],
+            &[(
+                "          cluster: payments\n          idle_timeout: 0s\n",
+                "          cluster: payments\n          idle_timeout: 7200s\n",
+            )],
         ],
         near: &[&[(SCOUT_LISTENER, SECOND_TCP)]],
     },
@@ -297,7 +371,10 @@ const CASES: &[Case] = &[
         rule: "missing-bootstrap-extension",
         mistakes: &[
             &[("bootstrap_extensions:", "other_extensions:")],
-            &[("static_resources:\n", "- { name: again, typed_config: { \"@type\": x/envoy.extensions.bootstrap.internal_listener.v3.InternalListener } }\nstatic_resources:\n")],
+            &[(
+                "static_resources:\n",
+                "- { name: again, typed_config: { \"@type\": x/envoy.extensions.bootstrap.internal_listener.v3.InternalListener } }\nstatic_resources:\n",
+            )],
         ],
         near: &[&[(
             "{ \"@type\": type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener }",
@@ -313,31 +390,58 @@ const CASES: &[Case] = &[
         rule: "appended-forwarded-for",
         mistakes: &[
             &[("          skip_xff_append: true\n", "")],
-            &[("          use_remote_address: true\n", "          original_ip_detection_extensions: [{ name: xff, typed_config: { \"@type\": x/envoy.extensions.http.original_ip_detection.xff.v3.XffConfig, skip_xff_append: false } }]\n")],
+            &[(
+                "          use_remote_address: true\n",
+                "          original_ip_detection_extensions: [{ name: xff, typed_config: { \"@type\": x/envoy.extensions.http.original_ip_detection.xff.v3.XffConfig, skip_xff_append: false } }]\n",
+            )],
         ],
         near: &[
             &[("          skip_xff_append: true\n", ""), ("use_remote_address: true", "use_remote_address: false")],
-            &[("          use_remote_address: true\n", "          original_ip_detection_extensions: [{ name: xff, typed_config: { \"@type\": x/envoy.extensions.http.original_ip_detection.xff.v3.XffConfig } }]\n")],
+            &[(
+                "          use_remote_address: true\n",
+                "          original_ip_detection_extensions: [{ name: xff, typed_config: { \"@type\": x/envoy.extensions.http.original_ip_detection.xff.v3.XffConfig } }]\n",
+            )],
         ],
     },
     Case {
         rule: "added-client-header",
-        mistakes: &[&[("          route_config:\n", "          route_config:\n            request_headers_to_add: [{ header: { key: X_Real-IP, value: x } }]\n")]],
-        near: &[&[("          route_config:\n", "          route_config:\n            request_headers_to_add: [{ header: { key: x-request-start, value: x } }]\n")]],
+        mistakes: &[&[(
+            "          route_config:\n",
+            "          route_config:\n            request_headers_to_add: [{ header: { key: X_Real-IP, value: x } }]\n",
+        )]],
+        near: &[&[(
+            "          route_config:\n",
+            "          route_config:\n            request_headers_to_add: [{ header: { key: x-request-start, value: x } }]\n",
+        )]],
     },
     Case {
         rule: "internal-address",
-        mistakes: &[&[("          use_remote_address: true\n", "          internal_address_config: { unix_sockets: true }\n")]],
-        near: &[&[("          use_remote_address: true\n", "          use_remote_address: true\n          internal_address_config: { unix_sockets: true }\n")]],
+        mistakes: &[&[(
+            "          use_remote_address: true\n",
+            "          internal_address_config: { unix_sockets: true }\n",
+        )]],
+        near: &[&[(
+            "          use_remote_address: true\n",
+            "          use_remote_address: true\n          internal_address_config: { unix_sockets: true }\n",
+        )]],
     },
     Case {
         rule: "fails-open",
         mistakes: &[
-            &[("name: idleguard\n                vm_config", "name: idleguard\n                failure_policy: fail_open\n                vm_config")],
-            &[("name: idleguard\n                vm_config", "name: idleguard\n                failure_policy: 3\n                vm_config")],
+            &[(
+                "name: idleguard\n                vm_config",
+                "name: idleguard\n                failure_policy: fail_open\n                vm_config",
+            )],
+            &[(
+                "name: idleguard\n                vm_config",
+                "name: idleguard\n                failure_policy: 3\n                vm_config",
+            )],
         ],
         near: &[
-            &[("name: idleguard\n                vm_config", "name: idleguard\n                failure_policy: FAIL_CLOSED\n                vm_config")],
+            &[(
+                "name: idleguard\n                vm_config",
+                "name: idleguard\n                failure_policy: FAIL_CLOSED\n                vm_config",
+            )],
             &[("name: idleguard-scout\n", "name: idleguard-scout\n            failure_policy: FAIL_OPEN\n")],
         ],
     },
@@ -399,7 +503,9 @@ fn a_configuration_is_judged_in_the_filters_own_words_wherever_it_stands() {
     let [finding] = found.as_slice() else { panic!("{found:#?}") };
     assert_eq!((finding.id, finding.severity), ("invalid-configuration", Severity::Error));
     assert!(
-        finding.what.starts_with("destinations.payments.retry_stale: \"always\" is not allowed: a key of idleguard 0.1"),
+        finding
+            .what
+            .starts_with("destinations.payments.retry_stale: \"always\" is not allowed: a key of idleguard 0.1"),
         "{}",
         finding.what
     );

@@ -190,9 +190,8 @@ fn defaults_are_the_parsers() {
             .filter_map(|(key, property)| Some((key.clone(), property.get("default")?.clone())))
             .collect();
         assert!(defaults.len() >= least, "{part}: {defaults:?}");
-        let read = |json: &Value| {
-            format!("{:?}", plugin::parse(wrap(json).to_string().as_bytes()).expect("accepted").config)
-        };
+        let read =
+            |json: &Value| format!("{:?}", plugin::parse(wrap(json).to_string().as_bytes()).expect("accepted").config);
         assert_eq!(read(&Value::Object(defaults)), read(&json!({})), "{part}");
     }
 }

@@ -39,7 +39,7 @@ impl ClientIp {
             .take_with("peer_filter_state", key, |value| {
                 value.as_str().filter(|key| !key.is_empty()).map(str::to_owned)
             })?
-            .unwrap_or_else(|| "idleguard.peer".into());
+            .unwrap_or_else(|| super::DEFAULT_PEER_FILTER_STATE.into());
         warn_of_order(&section, &sources, &mut warnings);
         section.finish()?;
 

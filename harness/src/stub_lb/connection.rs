@@ -64,7 +64,10 @@ pub(super) enum Due {
 struct State {
     protocol: Protocol,
     fate: Fate,
+    opened: Instant,
     idle_since: Instant,
+    /// Nobody asked for what is sent before the end.
+    announces: bool,
     /// Exchanges whose response body has not ended.
     exchanges: u32,
     /// The head of the latest HTTP/1.1 request, as it came.
@@ -87,7 +90,9 @@ impl Connection {
         let state = State {
             protocol: Protocol::Http1 { busy: false },
             fate: Fate::Alive,
+            opened: now,
             idle_since: now,
+            announces: false,
             exchanges: 0,
             head: Vec::new(),
             upgrade: None,
@@ -234,6 +239,13 @@ impl Connection {
     pub(super) fn check(&self, now: Instant) -> Due {
         let mut state = self.state();
         let mode = self.shared.mode();
+        if let (Fate::Alive, Mode::AgeAt(limit)) = (state.fate, mode) {
+            if now.saturating_duration_since(state.opened) < limit {
+                return Due::At(state.opened + limit);
+            }
+            state.fate = Fate::Ended(How::Fin);
+            return Due::Close;
+        }
         let (Fate::Alive, Some(timeout)) = (state.fate, mode.timeout()) else { return Due::Never };
         let Some(age) = state.idle_age(now) else { return Due::At(now + timeout) };
         if age < timeout {
@@ -244,9 +256,10 @@ impl Connection {
     }
 
     fn drop_idle(&self, state: &mut State, mode: Mode, now: Instant) {
+        state.announces = matches!(mode, Mode::AnnounceAt(_));
         state.fate = match mode {
-            Mode::Stable => return,
-            Mode::FinAt(_) => Fate::Ended(How::Fin),
+            Mode::Stable | Mode::AgeAt(_) => return,
+            Mode::FinAt(_) | Mode::AnnounceAt(_) => Fate::Ended(How::Fin),
             Mode::RstAt(_) => Fate::Ended(How::Rst),
             Mode::SilentRst(_) => Fate::Forgotten,
             Mode::SilentSwallow(_) => Fate::Swallowing { noticed: false },
@@ -271,6 +284,11 @@ impl Connection {
     /// Whether the socket must be closed by RST.
     pub(super) fn ends_by_reset(&self) -> bool {
         self.state().fate == Fate::Ended(How::Rst)
+    }
+
+    /// Whether a 408 is to go before the end.
+    pub(super) fn announces(&self) -> bool {
+        self.state().announces
     }
 
     /// The socket is gone: writes down how.

@@ -23,7 +23,8 @@ type Load struct {
 	Host string
 	// Clients at once.
 	Clients int
-	// Pause is the longest between an answer and the next request; each is drawn anew. Bursts has all clients wait for one another.
+	// Pause is the longest between an answer and the next request; each is drawn anew. Bursts has all clients wait for one another,
+	// so that there are as many connections as clients, and every second time for a bit more than half of it.
 	Pause  time.Duration
 	Bursts bool
 	// Check, if any, says what is wrong with an answer. It may be called by several clients at once.
@@ -176,11 +177,15 @@ func newMeeting(load Load, stop <-chan struct{}) *meeting {
 	m := &meeting{load: load, stop: stop, next: make(chan struct{})}
 	if load.Bursts {
 		go func() {
-			for {
+			for long := false; ; long = !long {
+				pause := rand.N(load.Pause/2 + 1)
+				if long {
+					pause = load.Pause/2 + rand.N(load.Pause/10)
+				}
 				select {
 				case <-stop:
 					return
-				case <-time.After(rand.N(load.Pause + 1)):
+				case <-time.After(pause):
 				}
 				m.lock.Lock()
 				close(m.next)

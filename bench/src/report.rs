@@ -53,7 +53,6 @@ pub fn write(directory: &Path, documentation: bool) -> Result<()> {
     }
     if let Some(section) = &all.cost {
         blocks.push(("cost", tables::cost(&section.results)));
-        blocks.push(("cost-line", tables::cost_line(&section.results)));
     }
     if let Some(section) = &all.cpu {
         picture::cpu(&directory.join("cpu.svg"), &section.results)?;
@@ -74,6 +73,14 @@ pub fn write(directory: &Path, documentation: bool) -> Result<()> {
     if documentation {
         for file in ["README.md", "docs/benchmarks.md"] {
             replace_blocks(&project::root().join(file), &blocks)?;
+        }
+        if let Some(section) = &all.cost {
+            let readme = project::root().join("README.md");
+            let text = fs::read_to_string(&readme)?;
+            fs::write(
+                readme,
+                within(&text, "<!-- cost: line -->", "<!-- /cost -->", &tables::cost_line(&section.results)),
+            )?;
         }
     }
     Ok(())
@@ -135,9 +142,22 @@ fn replaced(text: &str, name: &str, block: &str) -> Result<String> {
     Ok(format!("{before}{begin}\n{}\n\n{end}{after}", block.trim()))
 }
 
+/// Replaces what stands between two marks in a line, if they are there.
+fn within(text: &str, begin: &str, end: &str, new: &str) -> String {
+    let Some((before, rest)) = text.split_once(begin) else { return text.to_owned() };
+    let Some((_, after)) = rest.split_once(end) else { return text.to_owned() };
+    format!("{before}{begin} {new}{end}{after}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_stands_between_two_marks_is_replaced() {
+        assert_eq!(within("a <b>old\nold</b> c", "<b>", "</b>", "new"), "a <b> new</b> c");
+        assert_eq!(within("no marks", "<b>", "</b>", "new"), "no marks");
+    }
 
     #[test]
     fn a_block_is_replaced_and_the_rest_stays() {

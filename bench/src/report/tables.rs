@@ -201,15 +201,15 @@ pub(super) fn cost(costs: &[cost::Cost]) -> String {
     text
 }
 
-/// The same in one line.
+/// The same in words, for the middle of a sentence.
 pub(super) fn cost_line(costs: &[cost::Cost]) -> String {
     let of = |variant: Variant| {
         let cost = costs.iter().find(|cost| cost.traffic == cost::Traffic::Small && cost.variant == variant);
         cost.map_or_else(|| "–".to_owned(), |cost| format!("{:.2}", cost.of_plain))
     };
     format!(
-        "What a small request costs, in instructions of the whole Envoy, plain Envoy being 1: watching {}, a lane in force {}, \
-         `client_ip` alone {}, everything {} (`make cost`; [what else](docs/benchmarks.md#what-a-request-costs)).",
+        "of plain Envoy's instructions for a small request, {} with watching alone, {} with a lane in force, {} with `client_ip` alone, {} \
+         with everything",
         of(Variant::WatchAll),
         of(Variant::Lane),
         of(Variant::ClientIp),

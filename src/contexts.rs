@@ -10,10 +10,11 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
 use idleguard_core::plugin::{self, Config};
-use proxy_wasm::types::Action;
+use proxy_wasm::types::{Action, PeerType};
 
 use crate::host;
 use crate::http::{HttpRoot, Request};
+use crate::scout::{Connection, ScoutRoot};
 
 mod entry {
     // Exports `_initialize`; the callbacks are those of `host::callbacks`.
@@ -26,6 +27,7 @@ enum Root {
     /// Not configured, or with a configuration that was refused.
     Unconfigured,
     Http(Rc<HttpRoot>),
+    Scout(Rc<ScoutRoot>),
 }
 
 #[derive(Default)]
@@ -33,6 +35,8 @@ struct Contexts {
     /// One for each filter configuration, so few that looking through them is quick.
     roots: Vec<(u32, Root)>,
     requests: HashMap<u32, Request, BuildHasherDefault<IdHasher>>,
+    /// The scouts', two for each.
+    connections: Vec<(u32, Connection)>,
 }
 
 impl Contexts {
@@ -49,6 +53,11 @@ impl Contexts {
                 None
             }
         }
+    }
+
+    fn take_connection(&mut self, id: u32) -> Option<Connection> {
+        let at = self.connections.iter().position(|(known, _)| *known == id)?;
+        Some(self.connections.swap_remove(at).1)
     }
 
     fn take_root(&mut self, id: u32) -> Option<Root> {
@@ -70,11 +79,16 @@ fn with_contexts<T>(act: impl FnOnce(&mut Contexts) -> T) -> Option<T> {
 pub(crate) fn create(id: u32, parent: u32) {
     let replaced = with_contexts(|contexts| {
         if parent == 0 {
-            return (contexts.put_root(id, Root::Unconfigured), None);
+            return (contexts.put_root(id, Root::Unconfigured), None, None);
         }
         match contexts.root(parent) {
-            Some(Root::Http(root)) => (None, contexts.requests.insert(id, Request::new(root))),
-            Some(Root::Unconfigured) | None => (None, None),
+            Some(Root::Http(root)) => (None, contexts.requests.insert(id, Request::new(root)), None),
+            Some(Root::Scout(root)) => {
+                let replaced = contexts.take_connection(id);
+                contexts.connections.push((id, Connection::new(root)));
+                (None, None, replaced)
+            }
+            Some(Root::Unconfigured) | None => (None, None, None),
         }
     });
     drop(replaced); // outside: whoever is dropped may call Envoy
@@ -83,7 +97,7 @@ pub(crate) fn create(id: u32, parent: u32) {
 /// Returns whether the configuration is accepted.
 pub(crate) fn on_configure(id: u32, size: usize) -> bool {
     host::init_log();
-    match configure(size) {
+    match configure(id, size) {
         Ok(root) => {
             drop(with_contexts(|contexts| contexts.put_root(id, root)));
             true
@@ -95,22 +109,23 @@ pub(crate) fn on_configure(id: u32, size: usize) -> bool {
     }
 }
 
-fn configure(size: usize) -> Result<Root, String> {
-    let bytes =
-        host::configuration(size).map_err(|error| format!("Envoy does not hand over the configuration: {error:?}"))?;
+fn configure(id: u32, size: usize) -> Result<Root, String> {
+    let bytes = host::configuration(size)
+        .map_err(|error| format!("Envoy does not hand over the configuration (status {})", error.status))?;
     let checked = plugin::parse(&bytes).map_err(|error| error.to_string())?;
     for warning in checked.warnings {
         log::warn!("{warning}");
     }
     match checked.config {
         Config::Http(config) => Ok(Root::Http(Rc::new(HttpRoot::new(*config)))),
-        Config::Scout(_) => Ok(Root::Unconfigured),
+        Config::Scout(config) => Ok(Root::Scout(Rc::new(ScoutRoot::new(id, config)))),
     }
 }
 
 pub(crate) fn on_tick(id: u32) {
     match with_contexts(|contexts| contexts.root(id)).flatten() {
         Some(Root::Http(root)) => root.on_tick(),
+        Some(Root::Scout(root)) => root.on_tick(),
         Some(Root::Unconfigured) | None => {}
     }
 }
@@ -120,6 +135,8 @@ pub(crate) fn on_tick(id: u32) {
 pub(crate) fn on_delete(id: u32) {
     if let Some(request) = with_contexts(|contexts| contexts.requests.remove(&id)).flatten() {
         request.end();
+    } else if let Some(connection) = with_contexts(|contexts| contexts.take_connection(id)).flatten() {
+        connection.end(id);
     } else {
         drop(with_contexts(|contexts| contexts.take_root(id))); // as in `create`
     }
@@ -139,8 +156,42 @@ pub(crate) fn on_request_headers(id: u32) -> Action {
     with_request(id, Request::on_request_headers)
 }
 
+pub(crate) fn on_request_trailers(id: u32) -> Action {
+    with_request(id, Request::on_request_trailers)
+}
+
 pub(crate) fn on_response_headers(id: u32) -> Action {
     with_request(id, Request::on_response_headers)
+}
+
+/// A request of a root's own has ended.
+pub(crate) fn on_call_ended(root: u32) {
+    if let Some(Root::Scout(root)) = with_contexts(|contexts| contexts.root(root)).flatten() {
+        root.on_call_ended();
+    }
+}
+
+/// As [`with_request`].
+fn with_connection(id: u32, act: impl FnOnce(&mut Connection)) {
+    let Some(mut connection) = with_contexts(|contexts| contexts.take_connection(id)).flatten() else { return };
+    act(&mut connection);
+    with_contexts(|contexts| contexts.connections.push((id, connection)));
+}
+
+pub(crate) fn on_new_connection(id: u32) {
+    with_connection(id, |connection| connection.on_new_connection(id));
+}
+
+pub(crate) fn on_downstream_data(id: u32, size: usize) {
+    with_connection(id, |connection| connection.on_downstream_data(id, size));
+}
+
+pub(crate) fn on_upstream_data(id: u32, size: usize, end: bool) {
+    with_connection(id, |connection| connection.on_upstream_data(id, size, end));
+}
+
+pub(crate) fn on_downstream_close(id: u32, peer: PeerType) {
+    with_connection(id, |connection| connection.on_downstream_close(id, peer));
 }
 
 /// Spreads ids, which Envoy counts up (Knuth, The Art of Computer Programming 3, §6.4: multiplicative hashing). A keyed hash

@@ -52,6 +52,13 @@ mod import {
             value: *const u8,
             value_size: usize,
         ) -> u32;
+        pub(super) fn proxy_add_header_map_value(
+            map: u32,
+            name: *const u8,
+            name_size: usize,
+            value: *const u8,
+            value_size: usize,
+        ) -> u32;
         pub(super) fn proxy_remove_header_map_value(map: u32, name: *const u8, name_size: usize) -> u32;
         pub(super) fn proxy_get_property(
             path: *const u8,
@@ -60,6 +67,14 @@ mod import {
             data_size: *mut usize,
         ) -> u32;
         pub(super) fn proxy_set_property(path: *const u8, size: usize, value: *const u8, value_size: usize) -> u32;
+        pub(super) fn proxy_call_foreign_function(
+            name: *const u8,
+            name_size: usize,
+            argument: *const u8,
+            argument_size: usize,
+            result: *mut *mut u8,
+            result_size: *mut usize,
+        ) -> u32;
         pub(super) fn proxy_send_local_response(
             code: u32,
             details: *const u8,
@@ -270,9 +285,18 @@ pub(crate) fn buffer(buffer: BufferType, start: usize, max_size: usize) -> Resul
 /// The request's headers, serialized as [`header_map::pairs`](idleguard_core::header_map::pairs) reads them. Allowed while they
 /// pass.
 pub(crate) fn request_headers() -> Result<Vec<u8>, HostError> {
+    header_map_of(MapType::HttpRequestHeaders)
+}
+
+/// The same of its trailers. Allowed while those pass.
+pub(crate) fn request_trailers() -> Result<Vec<u8>, HostError> {
+    header_map_of(MapType::HttpRequestTrailers)
+}
+
+fn header_map_of(map: MapType) -> Result<Vec<u8>, HostError> {
     fetch("proxy_get_header_map_pairs", |data, size| {
         // SAFETY: both out-pointers are live for the call.
-        unsafe { import::proxy_get_header_map_pairs(MapType::HttpRequestHeaders as u32, data, size) }
+        unsafe { import::proxy_get_header_map_pairs(map as u32, data, size) }
     })
 }
 
@@ -285,11 +309,29 @@ pub(crate) fn replace_request_header(name: &[u8], value: &[u8]) -> Result<(), Ho
     })
 }
 
+/// Adds a request header. One that isn't there is cheaper to add than to replace. Allowed while the request's headers pass.
+pub(crate) fn add_request_header(name: &[u8], value: &[u8]) -> Result<(), HostError> {
+    // SAFETY: pointers and sizes are those of live slices.
+    checked("proxy_add_header_map_value", unsafe {
+        let map = MapType::HttpRequestHeaders as u32;
+        import::proxy_add_header_map_value(map, name.as_ptr(), name.len(), value.as_ptr(), value.len())
+    })
+}
+
 /// Removes all request headers called `name`. Allowed while the request's headers pass.
 pub(crate) fn remove_request_header(name: &[u8]) -> Result<(), HostError> {
+    remove_from(MapType::HttpRequestHeaders, name)
+}
+
+/// Removes all request trailers called `name`. Allowed while the request's trailers pass.
+pub(crate) fn remove_request_trailer(name: &[u8]) -> Result<(), HostError> {
+    remove_from(MapType::HttpRequestTrailers, name)
+}
+
+fn remove_from(map: MapType, name: &[u8]) -> Result<(), HostError> {
     // SAFETY: pointer and size are those of a live slice.
     checked("proxy_remove_header_map_value", unsafe {
-        import::proxy_remove_header_map_value(MapType::HttpRequestHeaders as u32, name.as_ptr(), name.len())
+        import::proxy_remove_header_map_value(map as u32, name.as_ptr(), name.len())
     })
 }
 
@@ -335,6 +377,43 @@ pub(crate) fn set_property(path: &[u8], value: &[u8]) -> Result<(), HostError> {
     })
 }
 
+/// Whether there is a property, and it is empty. Nothing is handed over, so it costs a quarter of what a property with a value costs. Allowed in
+/// every callback of a stream.
+pub(crate) fn is_marked(mark: &[u8]) -> Result<bool, HostError> {
+    Ok(property(mark)?.is_some_and(|value| value.is_empty()))
+}
+
+/// How long a property lasts that a stream sets; by default as long as one pass through the filters. (Envoy begins anew when it
+/// redirects a request internally.)
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LifeSpan {
+    Request = 1,
+    Connection = 2,
+}
+
+/// Has a property that [`set_property`] sets last for so long. Allowed while the root context is being configured.
+pub(crate) fn keep_property(name: &[u8], span: LifeSpan) -> Result<(), HostError> {
+    const FUNCTION: &[u8] = b"declare_property";
+    // envoy.source.extensions.common.wasm.DeclarePropertyArguments: `name` is field 1, `span` field 5. (Lengths up to 127 are one byte.)
+    let length = u8::try_from(name.len()).unwrap_or(u8::MAX) & 0x7f;
+    let argument = [&[0x0a, length], name, &[0x28, span as u8]].concat();
+    fetch("proxy_call_foreign_function", |data, size| {
+        // SAFETY: pointers and sizes are those of live slices, both out-pointers are live for the call.
+        unsafe {
+            let (name, argument) = (FUNCTION, argument.as_slice());
+            import::proxy_call_foreign_function(
+                name.as_ptr(),
+                name.len(),
+                argument.as_ptr(),
+                argument.len(),
+                data,
+                size,
+            )
+        }
+    })
+    .map(drop)
+}
+
 // === what workers share ===
 
 /// The value that some worker stored under `key`, empty if none did, and its version. Allowed in every callback.
@@ -345,7 +424,8 @@ pub(crate) fn shared_data(key: &[u8]) -> Result<(Vec<u8>, u32), HostError> {
         unsafe { import::proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &raw mut version) }
     });
     match value {
-        Err(HostError { status: NOT_FOUND, .. }) => Ok((Vec::new(), 0)),
+        // Any version will do for a first write; with 0 it would be unconditional, and two could write.
+        Err(HostError { status: NOT_FOUND, .. }) => Ok((Vec::new(), u32::MAX)),
         other => other.map(|value| (value, version)),
     }
 }

@@ -17,7 +17,7 @@ use proxy_wasm::types::Action;
 use crate::client_address::ClientAddress;
 use crate::contexts::IdHasher;
 use crate::host;
-use crate::worker::{self, StaleFailure, with_worker};
+use crate::worker::{self, Configured, StaleFailure, with_worker};
 
 /// The header that leads to a lane.
 const LANE: &[u8] = b"x-idleguard-lane";
@@ -38,6 +38,9 @@ const CODE_DETAILS: &[u8] = b"response\0code_details";
 /// On a stale failure, how long its connection had been idle: the filter state `wasm.idleguard.idle_age_ms`.
 const IDLE_AGE: &[u8] = b"idleguard.idle_age_ms";
 
+/// The `idle_timeout` of clusters that have none.
+const ENVOYS_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
 /// How often a worker takes in what others have learnt, and tells Envoy what it has counted.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -47,11 +50,11 @@ const SLOW_TICK: Duration = Duration::from_secs(1);
 /// What the requests of one filter configuration share.
 pub(crate) struct HttpRoot {
     client_address: Option<ClientAddress>,
-    destinations: Vec<DestinationId>,
+    destinations: Vec<Configured>,
     /// Bases and lanes by their clusters' names.
-    clusters: HashMap<Vec<u8>, (DestinationId, LaneId, Duration), BuildHasherDefault<IdHasher>>,
+    clusters: HashMap<Vec<u8>, (Configured, LaneId, Duration), BuildHasherDefault<IdHasher>>,
     /// Where all requests go (`all_requests`).
-    only: Option<DestinationId>,
+    only: Option<Configured>,
 }
 
 impl HttpRoot {
@@ -91,8 +94,8 @@ impl HttpRoot {
     }
 
     /// The base to which a request goes that has not been routed to a lane yet.
-    fn base(&self) -> Option<DestinationId> {
-        let steers = |id: &DestinationId| with_worker(|worker| worker.steers(*id)).unwrap_or_default();
+    fn base(&self) -> Option<Configured> {
+        let steers = |of: &Configured| with_worker(|worker| worker.steers(*of)).unwrap_or_default();
         if self.only.is_some() {
             return self.only.filter(steers);
         }
@@ -131,7 +134,7 @@ pub(crate) struct Request {
     sent: Timestamp,
     state: State,
     /// Where the filter sent it, if it did.
-    way: Option<(DestinationId, Way)>,
+    way: Option<(Configured, Way)>,
 }
 
 #[derive(Clone, Copy)]
@@ -169,7 +172,14 @@ impl Request {
         Action::Continue
     }
 
-    fn steer(&mut self, id: DestinationId) {
+    pub(crate) fn on_request_trailers(&mut self) -> Action {
+        match &self.root.client_address {
+            Some(client_address) if client_address.clean_trailers().is_break() => Action::Pause,
+            _ => Action::Continue,
+        }
+    }
+
+    fn steer(&mut self, id: Configured) {
         let way = with_worker(|worker| {
             let way = worker.way(id, self.sent)?;
             Some((way, worker.token(id, way.lane)))
@@ -212,13 +222,12 @@ impl Request {
     fn on_new(&self, id: ConnectionId) {
         let cluster = property(CLUSTER_NAME).unwrap_or_default();
         let far_end = FarEnd::new(&cluster, &property(FAR_ADDRESS).unwrap_or_default());
-        let (destination, lane, idle_timeout) = match self.root.clusters.get(&cluster) {
-            Some((destination, lane, idle_timeout)) => (*destination, Some(*lane), *idle_timeout),
-            None => (DestinationId::NONE, None, Duration::from_secs(3600)),
-        };
+        let known = self.root.clusters.get(&cluster);
+        let destination = known.map_or(DestinationId::NONE, |(of, ..)| of.id);
+        let idle_timeout = known.map_or(ENVOYS_IDLE_TIMEOUT, |(.., idle_timeout)| *idle_timeout);
         with_worker(|worker| worker.watch.open(id, destination, far_end, idle_timeout, self.sent));
-        let Some(lane) = lane else { return };
-        with_worker(|worker| worker.on_connected(destination, lane));
+        let Some((of, lane, _)) = known else { return };
+        with_worker(|worker| worker.on_connected(*of, *lane));
         let attempts = property(ATTEMPTS).and_then(|count| Some(u64::from_le_bytes(count.try_into().ok()?)));
         if attempts.is_some_and(|attempts| attempts > 1) {
             worker::on_retried(destination, host::now());
@@ -271,7 +280,7 @@ impl Request {
         if property(CODE_DETAILS).is_some_and(|details| is_connect_failure(&details))
             && with_worker(|worker| worker.on_connect_failed(id, way.lane)).unwrap_or_default()
         {
-            worker::follow(id, host::now());
+            worker::follow(id.id, host::now());
         }
     }
 
@@ -304,7 +313,7 @@ impl Request {
 fn is_stale(details: &[u8]) -> bool {
     let reset = details.strip_prefix(b"upstream_reset_before_response_started{".as_slice());
     reset.is_some_and(|reason| reason.starts_with(b"connection_termination"))
-        || matches!(details, b"upstream_response_timeout" | b"upstream_per_try_timeout")
+        || matches!(details, b"response_timeout" | b"upstream_per_try_timeout" | b"upstream_per_try_idle_timeout")
 }
 
 /// Whether Envoy says that there was no connection to be had.

@@ -10,6 +10,7 @@
 //! | `client_address` | reads the peer and the headers, and applies the edits |
 //! | `worker` | what one worker knows: its connections and destinations, and what Envoy is told of them |
 //! | `shared` | what workers share |
+//! | `scout` | asks the far end, on connections of its own, how long it keeps them |
 //! | `http` | what a request needs before Envoy's router sees it, and what its answer tells |
 #![cfg(target_arch = "wasm32")]
 
@@ -17,5 +18,6 @@ mod client_address;
 mod contexts;
 mod host;
 mod http;
+mod scout;
 mod shared;
 mod worker;

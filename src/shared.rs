@@ -4,7 +4,7 @@
 //! configuration; it ends with the process.
 
 use idleguard_core::time::Timestamp;
-use idleguard_core::timeout::{Knowledge, Measured, Policy};
+use idleguard_core::timeout::{Finding, Knowledge, Measured, Policy};
 
 use crate::host;
 
@@ -23,7 +23,6 @@ pub(crate) fn key(kind: &str, destination: &str) -> Vec<u8> {
 pub(crate) fn update(key: &[u8], mut change: impl FnMut(&[u8]) -> Option<Vec<u8>>) -> bool {
     for _ in 0..TRIES {
         let written = host::shared_data(key).and_then(|(bytes, version)| match change(&bytes) {
-            // A first write is unconditional: for a key that nobody has written there is no version yet.
             Some(bytes) => host::set_shared_data(key, &bytes, version).map(Some),
             None => Ok(None),
         });
@@ -47,8 +46,11 @@ pub(crate) fn knowledge(destination: &str) -> Knowledge {
 }
 
 /// What a scout has found out about a destination.
-pub(crate) fn measured(_destination: &str, _policy: &Policy) -> Option<Measured> {
-    None
+pub(crate) fn measured(destination: &str, policy: &Policy) -> Option<Measured> {
+    let bytes = host::shared_data(&key("scout", destination)).map_err(host::report).unwrap_or_default().0;
+    let finding = Finding::decode(&bytes)?;
+    let limit = finding.limit(policy.margin)?;
+    Some(Measured { timeout: finding.timeout(), limit, at: finding.measured_at })
 }
 
 /// Changes what requests have said about a destination. Returns what they have said now.

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use idleguard_core::metrics::DestinationMetric;
 use idleguard_core::time::{DurationText, Timestamp, millis};
-use idleguard_core::timeout::{Evidence, IdleLimit, LOOK_LEASE, LaneId, Outcome, Policy, Timeout, Way};
+use idleguard_core::timeout::{
+    Evidence, IdleLimit, Knowledge, LOOK_LEASE, LaneId, LbIdleTimeout, Outcome, Policy, Timeout, Way,
+};
 use idleguard_core::watch::{DestinationId, Watch};
 
 use crate::{host, shared};
@@ -37,16 +39,31 @@ pub(crate) fn with_worker<T>(act: impl FnOnce(&mut Worker) -> T) -> Option<T> {
     WORKER.with(|worker| worker.try_borrow_mut().ok().map(|mut worker| act(&mut worker)))
 }
 
-/// One destination on one worker.
-pub(crate) struct Destination {
+/// One destination on one worker: what its connections are counted under, whatever filter configurations say about it.
+struct Destination {
     name: String,
-    /// Filter configurations that have it.
-    users: u32,
-    pub(crate) timeout: Timeout,
     metrics: Metrics,
+    log: FailureLog,
+    /// One for each policy that a filter configuration has for it, as long as there are such. While a configuration changes, and
+    /// while listeners of the old one drain, there are several.
+    variants: Vec<Option<Variant>>,
+    /// The one that the latest request used.
+    current: usize,
+}
+
+/// A destination as filter configurations with one and the same policy have it.
+struct Variant {
+    timeout: Timeout,
+    users: u32,
     /// The lane that the log was told of.
     told: Option<LaneId>,
-    log: FailureLog,
+}
+
+/// A destination of a filter configuration.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Configured {
+    pub(crate) id: DestinationId,
+    variant: usize,
 }
 
 impl Worker {
@@ -54,27 +71,39 @@ impl Worker {
         self.destinations.get_mut(usize::from(id.0))
     }
 
+    fn variant(&mut self, of: Configured) -> Option<&mut Variant> {
+        self.get(of.id)?.variants.get_mut(of.variant)?.as_mut()
+    }
+
     fn ids(&self) -> impl Iterator<Item = DestinationId> + use<> {
         (0..u16::try_from(self.destinations.len()).unwrap_or(u16::MAX)).map(DestinationId)
     }
 
+    /// Everything that is configured for a destination.
+    fn configured(&mut self, id: DestinationId) -> Vec<Configured> {
+        let variants = self.get(id).map_or(0, |destination| destination.variants.len());
+        (0..variants).map(|variant| Configured { id, variant }).filter(|of| self.variant(*of).is_some()).collect()
+    }
+
     /// Which way a request to this destination goes that is sent now.
-    pub(crate) fn way(&mut self, id: DestinationId, now: Timestamp) -> Option<Way> {
-        Some(self.get(id)?.timeout.way(now))
+    pub(crate) fn way(&mut self, of: Configured, now: Timestamp) -> Option<Way> {
+        Some(self.variant(of)?.timeout.way(now))
     }
 
     /// The header's value for a lane, if it needs one.
-    pub(crate) fn token(&mut self, id: DestinationId, lane: LaneId) -> Option<String> {
-        Some(self.get(id)?.timeout.policy().token_of(lane)?.to_owned())
+    pub(crate) fn token(&mut self, of: Configured, lane: LaneId) -> Option<String> {
+        Some(self.variant(of)?.timeout.policy().token_of(lane)?.to_owned())
     }
 
-    /// Whether any request needs a header.
-    pub(crate) fn steers(&mut self, id: DestinationId) -> bool {
-        self.get(id)
-            .is_some_and(|destination| destination.timeout.lane() != LaneId::BASE || destination.timeout.is_looking())
+    /// Whether any request needs a header. Asked for a request, so this policy is the current one.
+    pub(crate) fn steers(&mut self, of: Configured) -> bool {
+        let Some(destination) = self.get(of.id) else { return false };
+        destination.current = of.variant;
+        let variant = destination.variants.get(of.variant).and_then(Option::as_ref);
+        variant.is_some_and(|variant| variant.timeout.lane() != LaneId::BASE || variant.timeout.is_looking())
     }
 
-    pub(crate) fn count(&mut self, id: DestinationId, metric: DestinationMetric) {
+    fn count(&mut self, id: DestinationId, metric: DestinationMetric) {
         if let Some(destination) = self.get(id) {
             destination.metrics.count(metric);
         }
@@ -90,52 +119,53 @@ impl Worker {
         }
     }
 
-    pub(crate) fn on_look_ended(&mut self, id: DestinationId, now: Timestamp) {
-        if let Some(destination) = self.get(id) {
-            destination.timeout.on_look_ended(now);
+    pub(crate) fn on_look_ended(&mut self, of: Configured, now: Timestamp) {
+        if let Some(variant) = self.variant(of) {
+            variant.timeout.on_look_ended(now);
         }
     }
 
-    pub(crate) fn on_connected(&mut self, id: DestinationId, lane: LaneId) {
-        if let Some(destination) = self.get(id)
-            && destination.timeout.on_connected(lane)
+    pub(crate) fn on_connected(&mut self, of: Configured, lane: LaneId) {
+        if let Some(variant) = self.variant(of)
+            && variant.timeout.on_connected(lane)
         {
+            let policy = variant.timeout.policy();
             log::warn!(
-                "{}: connects fail on the lanes with an idle_timeout below {}, and not on that one: those are passed over. Does this \
+                "connects fail on the lanes of {} with an idle_timeout below {}, and not on that one: those are passed over. Does this \
                  Envoy count a lane's idle_timeout while it connects (docs/envoy.md)?",
-                destination.name,
-                DurationText(destination.timeout.policy().idle_timeout_of(lane)),
+                policy.cluster,
+                DurationText(policy.idle_timeout_of(lane)),
             );
         }
     }
 
     /// Returns whether the lane in force may change by it.
-    pub(crate) fn on_connect_failed(&mut self, id: DestinationId, lane: LaneId) -> bool {
-        self.get(id).is_some_and(|destination| destination.timeout.on_connect_failed(lane).is_some())
+    pub(crate) fn on_connect_failed(&mut self, of: Configured, lane: LaneId) -> bool {
+        self.variant(of).is_some_and(|variant| variant.timeout.on_connect_failed(lane).is_some())
+    }
+
+    /// Takes over what is known by now.
+    fn adopt(&mut self, id: DestinationId, knowledge: Knowledge) {
+        for of in self.configured(id) {
+            if let Some(variant) = self.variant(of) {
+                let measured = variant.timeout.measured();
+                variant.timeout.adopt(knowledge, measured);
+            }
+        }
     }
 }
 
 /// Names of destinations that one worker remembers. Connections outlive a change of the configuration, so a name keeps its id.
 const MAX_NAMES: usize = 4_096;
 
-/// Makes the destination known on this worker; of a name that is known already the new policy holds. `None` if there are too many.
-pub(crate) fn register(name: &str, policy: &Policy) -> Option<DestinationId> {
+/// Makes the destination known on this worker. `None` if there are too many.
+pub(crate) fn register(name: &str, policy: &Policy) -> Option<Configured> {
     let mut timeout = Timeout::new(policy.clone());
     timeout.begin_with(shared::knowledge(name), shared::measured(name, policy));
-    let known = with_worker(|worker| {
-        let id = worker.ids().find(|id| worker.get(*id).is_some_and(|known| known.name == name))?;
-        let destination = worker.get(id)?;
-        destination.users = destination.users.saturating_add(1);
-        if destination.timeout.policy() != policy {
-            destination.timeout = timeout.clone();
-            destination.told = None;
-        }
-        Some(id)
-    })
-    .flatten();
-    let id = known.or_else(|| {
-        let (metrics, log, told) = (Metrics::new(name), FailureLog::default(), None);
-        let destination = Destination { name: name.to_owned(), users: 1, timeout, metrics, told, log };
+    let known = with_worker(|worker| worker.ids().find(|id| worker.get(*id).is_some_and(|known| known.name == name)));
+    let id = known.flatten().or_else(|| {
+        let (metrics, log) = (Metrics::new(name), FailureLog::default());
+        let destination = Destination { name: name.to_owned(), metrics, log, variants: Vec::new(), current: 0 };
         with_worker(|worker| {
             let id = u16::try_from(worker.destinations.len()).ok().map(DestinationId)?;
             (worker.destinations.len() < MAX_NAMES).then(|| worker.destinations.push(destination))?;
@@ -143,17 +173,49 @@ pub(crate) fn register(name: &str, policy: &Policy) -> Option<DestinationId> {
         })
         .flatten()
     });
-    match id {
-        Some(id) => follow(id, host::now()),
-        None => log::warn!("{name}: not watched, because this worker has had {MAX_NAMES} other destinations"),
-    }
-    id
+    let Some(id) = id else {
+        log::warn!("{name}: not watched, because this worker has had {MAX_NAMES} other destinations");
+        return None;
+    };
+    let configured = with_worker(|worker| {
+        let known = worker.configured(id).into_iter().find(|of| {
+            let variant = worker.variant(*of).filter(|variant| variant.timeout.policy() == policy);
+            variant.map(|variant| variant.users = variant.users.saturating_add(1)).is_some()
+        });
+        let destination = worker.get(id)?;
+        let variant = known.map(|of| of.variant).unwrap_or_else(|| {
+            let new = Some(Variant { timeout, users: 1, told: None });
+            match destination.variants.iter().position(Option::is_none) {
+                Some(free) => {
+                    destination.variants.get_mut(free).map(|place| *place = new).unwrap_or_default();
+                    free
+                }
+                None => {
+                    destination.variants.push(new);
+                    destination.variants.len().saturating_sub(1)
+                }
+            }
+        });
+        destination.current = variant;
+        Some(Configured { id, variant })
+    })
+    .flatten();
+    follow(id, host::now());
+    configured
 }
 
 /// A filter configuration that registered a destination is gone.
-pub(crate) fn unregister(id: DestinationId) {
-    flush(id);
-    with_worker(|worker| worker.get(id).map(|destination| destination.users = destination.users.saturating_sub(1)));
+pub(crate) fn unregister(of: Configured) {
+    flush(of.id);
+    with_worker(|worker| {
+        let place = worker.get(of.id)?.variants.get_mut(of.variant)?;
+        let variant = place.as_mut()?;
+        variant.users = variant.users.saturating_sub(1);
+        if variant.users == 0 {
+            *place = None;
+        }
+        Some(())
+    });
 }
 
 /// What all destinations do from time to time. Every root context of a VM ticks, so it comes more often than need be.
@@ -170,30 +232,40 @@ pub(crate) fn tick(now: Timestamp) {
         return;
     };
     for id in ids {
-        let Some((name, policy)) = with_worker(|worker| {
-            let destination = worker.get(id).filter(|destination| destination.users > 0)?;
-            Some((destination.name.clone(), has_changed.then(|| destination.timeout.policy().clone())))
+        let Some((name, configured)) = with_worker(|worker| {
+            let configured = worker.configured(id);
+            Some((worker.get(id)?.name.clone(), configured))
         })
         .flatten() else {
             continue;
         };
-        if let Some(policy) = policy {
-            let (knowledge, measured) = (shared::knowledge(&name), shared::measured(&name, &policy));
-            with_worker(|worker| worker.get(id).map(|known| known.timeout.adopt(knowledge, measured)));
+        if configured.is_empty() {
+            continue;
         }
-        look(id, &name, now);
+        if has_changed {
+            let knowledge = shared::knowledge(&name);
+            for of in &configured {
+                let policy = |worker: &mut Worker| Some(worker.variant(*of)?.timeout.policy().clone());
+                let Some(policy) = with_worker(policy).flatten() else { continue };
+                let measured = shared::measured(&name, &policy);
+                with_worker(|worker| worker.variant(*of).map(|variant| variant.timeout.adopt(knowledge, measured)));
+            }
+        }
+        for of in configured {
+            look(of, &name, now);
+        }
         follow(id, now);
         flush(id);
     }
 }
 
 /// Takes the look at a hold that is due, or keeps it, if no other worker has it.
-fn look(id: DestinationId, name: &str, now: Timestamp) {
-    let of = |worker: &mut Worker| {
-        let destination = worker.get(id)?;
-        Some((destination.timeout.wants_look(now), destination.timeout.is_looking()))
+fn look(of: Configured, name: &str, now: Timestamp) {
+    let standing = |worker: &mut Worker| {
+        let variant = worker.variant(of)?;
+        Some((variant.timeout.wants_look(now), variant.timeout.is_looking()))
     };
-    let (wants, is_looking) = with_worker(of).flatten().unwrap_or_default();
+    let (wants, is_looking) = with_worker(standing).flatten().unwrap_or_default();
     if !wants {
         return;
     }
@@ -208,12 +280,9 @@ fn look(id: DestinationId, name: &str, now: Timestamp) {
         }
     });
     with_worker(|worker| {
-        let destination = worker.get(id)?;
-        let measured = destination.timeout.measured();
-        destination.timeout.adopt(knowledge, measured);
-        if is_ours {
-            destination.timeout.begin_look();
-        }
+        worker.adopt(of.id, knowledge);
+        let variant = worker.variant(of).filter(|_| is_ours)?;
+        variant.timeout.begin_look();
         Some(())
     });
 }
@@ -222,20 +291,16 @@ fn look(id: DestinationId, name: &str, now: Timestamp) {
 pub(crate) fn learn(id: DestinationId, evidence: &Evidence, now: Timestamp) {
     let failed = matches!(evidence.outcome, Outcome::Failed { .. });
     let news = with_worker(|worker| {
-        let destination = worker.get(id)?;
         if failed {
-            destination.metrics.count(DestinationMetric::StaleFailures);
+            worker.count(id, DestinationMetric::StaleFailures);
         }
-        destination.timeout.knowledge().is_news(evidence).then(|| destination.name.clone())
+        let of = worker.configured(id).first().copied()?;
+        let is_news = worker.variant(of)?.timeout.knowledge().is_news(evidence);
+        is_news.then(|| worker.get(id).map(|destination| destination.name.clone()))?
     });
     let Some(name) = news.flatten() else { return };
     let knowledge = shared::learn(&name, |knowledge| knowledge.learn(evidence, now));
-    with_worker(|worker| {
-        let destination = worker.get(id)?;
-        let measured = destination.timeout.measured();
-        destination.timeout.adopt(knowledge, measured);
-        Some(())
-    });
+    with_worker(|worker| worker.adopt(id, knowledge));
     if failed {
         shared::ask_to_look(&name, now);
     }
@@ -253,32 +318,34 @@ pub(crate) fn on_retried(id: DestinationId, now: Timestamp) {
     }
 }
 
-/// Goes on to the lane that follows, and tells Envoy.
+/// Goes on to the lanes that follow, and tells Envoy.
 pub(crate) fn follow(id: DestinationId, now: Timestamp) {
     let news = with_worker(|worker| {
+        let mut changes = Vec::new();
+        for of in worker.configured(id) {
+            let Some(name) = worker.get(id).map(|destination| destination.name.clone()) else { continue };
+            let Some(variant) = worker.variant(of) else { continue };
+            variant.timeout.tick(now);
+            let lane = variant.timeout.lane();
+            let before = variant.told.replace(lane);
+            if before != Some(lane) {
+                let (limit, policy) = (*variant.timeout.limit(), variant.timeout.policy().clone());
+                changes.push(Change { name, before, lane, is_safe: variant.timeout.is_safe(), limit, policy });
+            }
+        }
         let destination = worker.get(id)?;
-        destination.timeout.tick(now);
-        let gauges = destination.metrics.gauges_of(&destination.timeout);
-        let lane = destination.timeout.lane();
-        let before = destination.told.replace(lane);
-        let change = (before != Some(lane)).then(|| Change {
-            name: destination.name.clone(),
-            before,
-            lane,
-            is_safe: destination.timeout.is_safe(),
-            limit: *destination.timeout.limit(),
-            policy: destination.timeout.policy().clone(),
-        });
-        Some((gauges, change))
+        let current = destination.variants.get(destination.current).and_then(Option::as_ref);
+        let gauges = current.map(|current| destination.metrics.gauges_of(&current.timeout)).unwrap_or_default();
+        Some((gauges, changes))
     });
-    let Some((gauges, change)) = news.flatten() else { return };
+    let Some((gauges, changes)) = news.flatten() else { return };
     for (metric, value) in gauges {
         host::record_metric(metric, value).unwrap_or_else(host::report);
     }
-    if let Some(change) = change
-        && change.tell()
-    {
-        with_worker(|worker| worker.count(id, DestinationMetric::LaneChanges));
+    for change in changes {
+        if change.tell() {
+            with_worker(|worker| worker.count(id, DestinationMetric::LaneChanges));
+        }
     }
 }
 
@@ -294,11 +361,22 @@ struct Change {
 }
 
 impl Change {
+    /// Where workers with the same policy agree who writes the line.
+    fn key(&self) -> Vec<u8> {
+        let told = match self.policy.lb_idle_timeout {
+            LbIdleTimeout::Fixed(timeout) => DurationText(timeout).to_string(),
+            LbIdleTimeout::Learn => String::new(),
+        };
+        let lanes = self.policy.lanes.iter().map(|lane| lane.token.as_str());
+        let told = lanes.fold(format!("{} {told}", self.name), |all, lane| all + " " + lane);
+        shared::key("lane", &told)
+    }
+
     /// Writes a line to the log, unless another worker has written the same. Returns whether it is a change of what the process did before.
     fn tell(&self) -> bool {
         let idle_timeout = millis(self.policy.idle_timeout_of(self.lane)).to_le_bytes().to_vec();
         let mut is_first = false;
-        let is_news = shared::update(&shared::key("lane", &self.name), |told| {
+        let is_news = shared::update(&self.key(), |told| {
             is_first = told.is_empty();
             (*told != idle_timeout).then(|| idle_timeout.clone())
         });

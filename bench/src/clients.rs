@@ -89,19 +89,34 @@ fn content_length(head: &[u8]) -> Option<usize> {
     head.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok())
 }
 
+/// Clients that keep their connections from one turn to the next.
+pub struct Clients(Vec<Client>);
+
+impl Clients {
+    /// So many of them; they connect when they send.
+    pub fn new(address: SocketAddr, request: &Request, clients: usize) -> Self {
+        Self((0..clients).map(|_| Client::new(address, request)).collect())
+    }
+
+    /// Sends this many requests, each client the next one as soon as it has its answer.
+    pub fn send(&mut self, requests: usize) -> Result<()> {
+        let each = requests.div_ceil(self.0.len());
+        thread::scope(|scope| {
+            let running: Vec<_> = self
+                .0
+                .iter_mut()
+                .map(|client| scope.spawn(move || (0..each).try_for_each(|_| client.exchange())))
+                .collect();
+            running
+                .into_iter()
+                .try_for_each(|client| client.join().map_err(|_| io::Error::other("a client panicked"))?)
+        })
+    }
+}
+
 /// Sends this many requests from this many clients, each as soon as it has its answer.
 pub fn closed_loop(address: SocketAddr, request: &Request, clients: usize, requests: usize) -> Result<()> {
-    thread::scope(|scope| {
-        let running: Vec<_> = (0..clients)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut client = Client::new(address, request);
-                    (0..requests.div_ceil(clients)).try_for_each(|_| client.exchange())
-                })
-            })
-            .collect();
-        running.into_iter().try_for_each(|client| client.join().map_err(|_| io::Error::other("a client panicked"))?)
-    })
+    Clients::new(address, request, clients).send(requests)
 }
 
 /// Sends at a fixed rate, whatever the answers do, and returns each request's time from when it was due.

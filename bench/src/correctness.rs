@@ -63,10 +63,6 @@ impl LbMode {
             Self::Restart => Mode::Stable,
         }
     }
-
-    fn is_silent(self) -> bool {
-        matches!(self, Self::SilentRst | Self::SilentSwallow)
-    }
 }
 
 /// When the clients send.
@@ -231,7 +227,7 @@ impl Bench {
         let timeout = Duration::from_millis(plan.timeout_ms);
         let delay = Duration::from_millis(plan.delay_ms);
         let lb = StubLb::with(Options { mode: mode.stub(timeout), delay, ..Options::default() })?;
-        let terms = Terms { timeout, initial_limit: timeout * 2 / 3, probe: mode.is_silent() };
+        let terms = Terms { timeout };
         let proxy = subject.start(lb.address(), terms).await;
         let proxy = proxy.with_context(|| format!("{} before {}", subject.label(), mode.label()))?;
         Ok(Self { plan, mode, subject, shape, lb, proxy })

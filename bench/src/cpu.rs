@@ -67,11 +67,20 @@ pub struct Cost {
     pub micros: Spread,
     /// Against plain Envoy in the same round.
     pub ratio: Spread,
-    /// Against the no-op module in the same places, in the same round; none where there is no such place.
-    pub to_noop: Option<Spread>,
     /// Rounds.
     pub rounds: usize,
 }
+
+/// What is compared.
+const VARIANTS: [Variant; 7] = [
+    Variant::Plain,
+    Variant::Native,
+    Variant::Lua,
+    Variant::WatchAll,
+    Variant::Lane,
+    Variant::ClientIp,
+    Variant::Everything,
+];
 
 /// A variant that runs.
 pub struct Running {
@@ -94,7 +103,7 @@ pub async fn start(variants: &[Variant], far_end: &FarEnd) -> Result<Vec<Running
 /// Measures all variants under all traffic.
 pub async fn run(rounds: usize) -> Result<Vec<Cost>> {
     let far_end = FarEnd::start(1)?;
-    let running = start(&Variant::ALL, &far_end).await?;
+    let running = start(&VARIANTS, &far_end).await?;
     let mut costs = Vec::new();
     for traffic in Traffic::ALL {
         eprintln!("  {}", traffic.label());
@@ -130,22 +139,16 @@ fn costs_of(traffic: Traffic, running: &[Running], samples: &[Vec<f64>]) -> Vec<
     };
     let against =
         |own: &[f64], other: &[f64]| Spread::of(own.iter().zip(other).map(|(own, other)| own / other).collect());
-    let (plain, noop_http, noop_both) = (of(Variant::Plain), of(Variant::NoopHttp), of(Variant::NoopBoth));
+    let plain = of(Variant::Plain);
     running
         .iter()
         .map(|running| {
             let own = of(running.variant);
-            let noop = match running.variant {
-                Variant::ClientIp => Some(&noop_http),
-                Variant::Guard | Variant::Everything => Some(&noop_both),
-                _ => None,
-            };
             Cost {
                 traffic,
                 variant: running.variant,
                 micros: Spread::of(own.iter().map(|nanos| nanos / 1e3).collect()),
                 ratio: against(&own, &plain),
-                to_noop: noop.map(|noop| against(&own, noop)),
                 rounds: own.len(),
             }
         })

@@ -3,6 +3,7 @@
 //! | path | answer |
 //! | --- | --- |
 //! | `/hold` | a few bytes, when [`FarEnd::release`] is called |
+//! | `/64k` | 64 KiB |
 //! | `/large` | 1 MB |
 //! | anything else | a few bytes |
 
@@ -36,6 +37,7 @@ pub struct FarEnd {
 #[derive(Debug)]
 struct Shared {
     small: Vec<u8>,
+    medium: Vec<u8>,
     large: Vec<u8>,
     held: AtomicU64,
     release: watch::Sender<u64>,
@@ -49,6 +51,7 @@ impl FarEnd {
         };
         let shared = Arc::new(Shared {
             small: answer("hello, here is the far end\n").into_bytes(),
+            medium: answer(&"x".repeat(64 * 1024)).into_bytes(),
             large: answer(&"x".repeat(LARGE)).into_bytes(),
             held: AtomicU64::new(0),
             release: watch::Sender::new(0),
@@ -119,7 +122,9 @@ async fn serve(mut tcp: TcpStream, shared: Arc<Shared>) {
                 _ => return,
             }
         }
-        let answer = if head.starts_with(b"GET /large") { &shared.large } else { &shared.small };
+        let answers = [("/64k", &shared.medium), ("/large", &shared.large)];
+        let asked = |path: &str| head.strip_prefix(b"GET ").is_some_and(|rest| rest.starts_with(path.as_bytes()));
+        let answer = answers.into_iter().find(|(path, _)| asked(path)).map_or(&shared.small, |(_, answer)| answer);
         if head.starts_with(b"GET /hold") {
             release.mark_unchanged();
             shared.held.fetch_add(1, Ordering::Relaxed);

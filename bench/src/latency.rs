@@ -33,8 +33,7 @@ pub struct Latency {
     pub rounds: usize,
 }
 
-const VARIANTS: [Variant; 6] =
-    [Variant::Plain, Variant::Lua, Variant::ClientIp, Variant::Hop, Variant::NoopBoth, Variant::Everything];
+const VARIANTS: [Variant; 5] = [Variant::Plain, Variant::Lua, Variant::Lane, Variant::ClientIp, Variant::Everything];
 
 /// Measures at this rate; each round lasts `slice` for each variant.
 pub async fn run(rounds: usize, slice: Duration, rate: f64) -> Result<Vec<Latency>> {

@@ -1,13 +1,12 @@
 //! `make bench`: idleguard beside what there is today. Measures section by section, then draws tables and pictures.
 
-mod calls;
 mod clients;
 mod correctness;
+mod cost;
 mod cpu;
 mod far_end;
 mod latency;
 mod process_cost;
-mod race;
 mod report;
 mod results;
 mod scale;
@@ -29,6 +28,7 @@ use crate::{
     correctness::{LbMode, Plan},
     results::{Section, Setting},
     subjects::Subject,
+    variants::Variant,
 };
 
 /// Measure idleguard beside what there is today
@@ -49,6 +49,12 @@ struct Arguments {
     /// Only these load-balancer modes
     #[arg(long, value_delimiter = ',', value_enum)]
     modes: Vec<LbMode>,
+    /// Only these variants, of the section `cost`
+    #[arg(long, value_delimiter = ',', value_enum)]
+    variants: Vec<Variant>,
+    /// The section `cost` fails if something has grown by more than 2 % over bench/results/cost.json
+    #[arg(long)]
+    check: bool,
     /// Only these proxies
     #[arg(long, value_delimiter = ',', value_enum)]
     subjects: Vec<Subject>,
@@ -58,9 +64,8 @@ struct Arguments {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     Correctness,
-    Race,
+    Cost,
     Cpu,
-    Calls,
     Latency,
     Scale,
 }
@@ -102,9 +107,14 @@ async fn measure(arguments: &Arguments, part: Part, directory: &Path) -> Result<
     let begun = Instant::now();
     let results = match part {
         Part::Correctness => serde_json::to_value(correctness::run(&plan(arguments)).await?)?,
-        Part::Race => serde_json::to_value(race::run(pick(6, 1), pick(10, 5)).await?)?,
+        Part::Cost => {
+            let costs = cost::run(quick, &arguments.variants).await?;
+            if arguments.check {
+                cost::check(&costs, &project::root().join("bench/results"))?;
+            }
+            serde_json::to_value(costs)?
+        }
         Part::Cpu => serde_json::to_value(cpu::run(pick(25, 5) as usize).await?)?,
-        Part::Calls => serde_json::to_value(calls::run(pick(25, 5) as usize).await?)?,
         Part::Latency => {
             let slice = Duration::from_millis(pick(1_000, 500));
             serde_json::to_value(latency::run(pick(20, 5) as usize, slice, 1_000.0).await?)?
@@ -123,9 +133,8 @@ impl Part {
     fn name(self) -> &'static str {
         match self {
             Self::Correctness => "correctness",
-            Self::Race => "race",
+            Self::Cost => "cost",
             Self::Cpu => "cpu",
-            Self::Calls => "calls",
             Self::Latency => "latency",
             Self::Scale => "scale",
         }

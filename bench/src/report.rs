@@ -10,11 +10,10 @@ use anyhow::{Context, Result};
 use idleguard_harness::project;
 
 use crate::{
-    calls::Call,
     correctness::Cell,
+    cost,
     cpu::Cost,
     latency::Latency,
-    race::Run,
     results::{self, Section, Setting},
     scale,
 };
@@ -22,9 +21,8 @@ use crate::{
 /// Everything that has been measured.
 pub struct Everything {
     correctness: Option<Section<Vec<Cell>>>,
-    race: Option<Section<Vec<Run>>>,
+    cost: Option<Section<Vec<cost::Cost>>>,
     cpu: Option<Section<Vec<Cost>>>,
-    calls: Option<Section<Vec<Call>>>,
     latency: Option<Section<Vec<Latency>>>,
     scale: Option<Section<Vec<scale::Load>>>,
 }
@@ -33,9 +31,8 @@ impl Everything {
     fn load(directory: &Path) -> Result<Self> {
         Ok(Self {
             correctness: results::load(directory, "correctness")?,
-            race: results::load(directory, "race")?,
+            cost: results::load(directory, "cost")?,
             cpu: results::load(directory, "cpu")?,
-            calls: results::load(directory, "calls")?,
             latency: results::load(directory, "latency")?,
             scale: results::load(directory, "scale")?,
         })
@@ -54,15 +51,12 @@ pub fn write(directory: &Path, documentation: bool) -> Result<()> {
         blocks.push(("failures", format!("{}{}", tables::failures(&section.results), tables::kinds(&section.results))));
         blocks.push(("connections", tables::connections(&section.results)));
     }
-    if let Some(section) = &all.race {
-        blocks.push(("race", tables::race(&section.results)));
+    if let Some(section) = &all.cost {
+        blocks.push(("cost", tables::cost(&section.results)));
     }
     if let Some(section) = &all.cpu {
         picture::cpu(&directory.join("cpu.svg"), &section.results)?;
         blocks.push(("cpu", tables::cpu(&section.results)));
-    }
-    if let Some(section) = &all.calls {
-        blocks.push(("calls", tables::calls(&section.results)));
     }
     if let Some(section) = &all.latency {
         picture::latency(&directory.join("latency.svg"), &section.results)?;
@@ -79,6 +73,14 @@ pub fn write(directory: &Path, documentation: bool) -> Result<()> {
     if documentation {
         for file in ["README.md", "docs/benchmarks.md"] {
             replace_blocks(&project::root().join(file), &blocks)?;
+        }
+        if let Some(section) = &all.cost {
+            let readme = project::root().join("README.md");
+            let text = fs::read_to_string(&readme)?;
+            fs::write(
+                readme,
+                within(&text, "<!-- cost: line -->", "<!-- /cost -->", &tables::cost_line(&section.results)),
+            )?;
         }
     }
     Ok(())
@@ -109,9 +111,8 @@ fn settings_of(all: &Everything) -> Vec<(&'static str, &Setting, u64)> {
     }
     let all = [
         of("failures and connections", &all.correctness),
-        of("race", &all.race),
+        of("instructions", &all.cost),
         of("CPU", &all.cpu),
-        of("calls", &all.calls),
         of("latency", &all.latency),
         of("scale", &all.scale),
     ];
@@ -141,14 +142,27 @@ fn replaced(text: &str, name: &str, block: &str) -> Result<String> {
     Ok(format!("{before}{begin}\n{}\n\n{end}{after}", block.trim()))
 }
 
+/// Replaces what stands between two marks in a line, if they are there.
+fn within(text: &str, begin: &str, end: &str, new: &str) -> String {
+    let Some((before, rest)) = text.split_once(begin) else { return text.to_owned() };
+    let Some((_, after)) = rest.split_once(end) else { return text.to_owned() };
+    format!("{before}{begin} {new}{end}{after}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    fn what_stands_between_two_marks_is_replaced() {
+        assert_eq!(within("a <b>old\nold</b> c", "<b>", "</b>", "new"), "a <b> new</b> c");
+        assert_eq!(within("no marks", "<b>", "</b>", "new"), "no marks");
+    }
+
+    #[test]
     fn a_block_is_replaced_and_the_rest_stays() {
         let text =
-            "a\n<!-- bench: cpu -->\nold\n<!-- bench: end -->\nb\n<!-- bench: race -->\nx\n<!-- bench: end -->\n";
+            "a\n<!-- bench: cpu -->\nold\n<!-- bench: end -->\nb\n<!-- bench: cost -->\nx\n<!-- bench: end -->\n";
         let new = replaced(text, "cpu", "new\n").expect("a block");
         assert_eq!(new, text.replace("old\n", "\nnew\n\n"));
         assert_eq!(replaced(&new, "cpu", "new").expect("a block"), new);

@@ -41,7 +41,7 @@ impl Load {
     }
 }
 
-const VARIANTS: [Variant; 3] = [Variant::Plain, Variant::Hop, Variant::Guard];
+const VARIANTS: [Variant; 2] = [Variant::Plain, Variant::Lane];
 
 /// Measures these numbers of connections, as far as the machine's limit of open files goes.
 pub async fn run(counts: &[u64], idle: Duration) -> Result<Vec<Load>> {
@@ -71,9 +71,8 @@ async fn measure(variant: Variant, connections: u64, idle: Duration) -> Result<L
     let far_end = FarEnd::start(4)?;
     let route = "static_resources/listeners/ingress/filter_chains/0/filters/http/typed_config/route_config/\
                  virtual_hosts/all/routes/0/route/timeout";
-    let keepalive = "static_resources/clusters/payments-lb/upstream_connection_options";
     let config = variant.config(far_end.addresses())?.set(route, "0s");
-    let config = if config.get(keepalive).is_some() { config.set(keepalive, json!({})) } else { config };
+    let config = config.edit_clusters(|cluster| cluster["upstream_connection_options"] = json!({}));
     let envoy = Envoy::start(&config, Options::default()).await?;
     let one = requests(envoy.ingress(), 1, &far_end).await; // the filter's first request is not the connections' cost
     one.context("the first request")?;
@@ -81,8 +80,7 @@ async fn measure(variant: Variant, connections: u64, idle: Duration) -> Result<L
     let before_bytes = process_cost::resident_bytes(envoy.pid())?;
     requests(envoy.ingress(), connections, &far_end).await?;
     sleep(Duration::from_secs(3)).await; // until the last request is logged and its memory given back
-    let cluster = if variant == Variant::Plain { "payments" } else { "payments-lb" };
-    let open = envoy.stat(&format!("cluster.{cluster}.upstream_cx_active")).await?;
+    let open = envoy.stat("cluster.payments.upstream_cx_active").await?; // base and lanes together
     ensure!(open >= connections, "{open} connections are open, not {connections}");
     let open_bytes = process_cost::resident_bytes(envoy.pid())?;
     let cpu = process_cost::cpu_ns(envoy.pid())?;

@@ -31,13 +31,15 @@ pub enum Subject {
     NginxTuned,
     /// idleguard, told the timeout.
     Known,
-    /// idleguard, told nothing.
+    /// idleguard, told nothing, without a scout: it goes by what requests say.
     Learning,
+    /// idleguard, told nothing, with a scout.
+    Scout,
 }
 
 impl Subject {
     /// All, in the order of tables and pictures.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Plain,
         Self::Haproxy,
         Self::HaproxyTuned,
@@ -47,6 +49,7 @@ impl Subject {
         Self::Static,
         Self::Known,
         Self::Learning,
+        Self::Scout,
     ];
 
     /// As tables and pictures call it.
@@ -60,7 +63,8 @@ impl Subject {
             Self::NginxKeepalive => "nginx, keepalive",
             Self::NginxTuned => "nginx, timeout known",
             Self::Known => "idleguard, timeout known",
-            Self::Learning => "idleguard, learning",
+            Self::Learning => "idleguard, learning, no scout",
+            Self::Scout => "idleguard, learning",
         }
     }
 
@@ -80,7 +84,7 @@ impl Subject {
             Self::Nginx => Running::Server(nginx(lb, None).await?),
             Self::NginxKeepalive => Running::Server(nginx(lb, Some(String::new())).await?),
             Self::NginxTuned => Running::Server(nginx(lb, Some(format!("keepalive_timeout {limit}ms;"))).await?),
-            Self::Plain | Self::Static | Self::Known | Self::Learning => {
+            Self::Plain | Self::Static | Self::Known | Self::Learning | Self::Scout => {
                 let config = self.envoy(terms)?.upstream(lb);
                 let options = Options { start_within: Duration::from_secs(120), ..Options::default() };
                 Running::Envoy(Envoy::start(&config, options).await?)
@@ -90,22 +94,18 @@ impl Subject {
 
     fn envoy(self, terms: Terms) -> Result<Config> {
         let config = Config::project()?.free_ports();
-        let route = "static_resources/listeners/ingress/filter_chains/0/filters/http/typed_config/route_config/\
-                     virtual_hosts/all/routes/0/route";
-        let config = config.set(&format!("{route}/timeout"), seconds(ANSWER_WITHIN));
+        let lanes: Vec<_> = [90, 60, 15].iter().map(|percent| millis(terms.timeout * *percent / 100)).collect();
+        let lanes: Vec<_> = lanes.iter().map(String::as_str).collect();
+        // The lanes' routes are copies of the base's, so that is edited first.
+        let config = config.lanes(&[]).set(&format!("{ROUTE}/timeout"), seconds(ANSWER_WITHIN));
+        let config =
+            if self == Self::Plain { config } else { config.set(&format!("{ROUTE}/retry_policy"), retry_get()) };
+        let config = config.lanes(&lanes).policy("initial_limit", millis(terms.timeout * 2 / 3));
         Ok(match self {
-            Self::Static => config
-                .without_idleguard()
-                .envoy_idle_timeout("payments", &seconds(terms.timeout * 9 / 10))
-                .set(&format!("{route}/retry_policy"), retry_get()),
-            Self::Known => policy(config, &json!({ "lb_idle_timeout": millis(terms.timeout) })),
-            Self::Learning => {
-                let mut told = json!({ "initial_limit": millis(terms.initial_limit) });
-                if terms.probe {
-                    told["probe"] = json!({ "path": "/healthz" });
-                }
-                policy(config, &told)
-            }
+            Self::Static => config.without_idleguard().envoy_idle_timeout("payments", &seconds(terms.timeout * 9 / 10)),
+            Self::Known => config.without_scout().lb_idle_timeout(&millis(terms.timeout)),
+            Self::Learning => config.without_scout(),
+            Self::Scout => config,
             _ => config.without_idleguard(),
         })
     }
@@ -116,11 +116,10 @@ impl Subject {
 pub struct Terms {
     /// The load balancer's idle timeout.
     pub timeout: Duration,
-    /// Where learning begins.
-    pub initial_limit: Duration,
-    /// Learning may ask.
-    pub probe: bool,
 }
+
+const ROUTE: &str = "static_resources/listeners/ingress/filter_chains/0/filters/http/typed_config/route_config/\
+                     virtual_hosts/all/routes/0/route";
 
 /// How long every proxy waits for a response.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -147,18 +146,11 @@ impl Running {
     pub async fn learnt(&self) -> u64 {
         match self {
             Self::Envoy(envoy) => {
-                envoy.stat("wasmcustom.idleguard.destination.payments.learned_lb_idle_timeout_ms").await.unwrap_or(0)
+                envoy.stat("wasmcustom.idleguard.destination.payments.lb_idle_timeout_ms").await.unwrap_or(0)
             }
             Self::Server(_) => 0,
         }
     }
-}
-
-/// The same policy in both filters.
-pub fn policy(config: Config, policy: &Value) -> Config {
-    config
-        .edit_http_filter(|http| http["destinations"]["payments"] = policy.clone())
-        .edit_connection_filter(|connection| connection["policy"] = policy.clone())
 }
 
 fn retry_get() -> Value {

@@ -4,12 +4,12 @@
 
 mod clients;
 mod filters;
+mod lanes;
 pub mod rules;
 
 use std::time::Duration;
 
-use idleguard::config::{Config, ConnectionConfig, HttpConfig};
-use idleguard::policy::Policy;
+use idleguard_core::plugin::{HttpConfig, ScoutConfig};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -23,6 +23,8 @@ use crate::path::Path;
 pub struct Surroundings {
     /// The idle timeout of the load balancer in front of this Envoy.
     pub front_lb_idle_timeout: Option<Duration>,
+    /// The version of this Envoy: major and minor.
+    pub envoy: Option<(u32, u32)>,
 }
 
 /// One thing that is wrong.
@@ -46,12 +48,12 @@ pub struct Finding {
     pub remedy: &'static str,
 }
 
-/// A connection filter.
-struct Guard<'a> {
+/// A scout's connection filter.
+struct Scout<'a> {
     plugin: &'a Plugin<'a>,
-    config: &'a ConnectionConfig,
-    /// The internal listener that it is on; none for one on the network.
-    listener: Option<&'a str>,
+    config: &'a ScoutConfig,
+    /// The internal listener that it is on, if it is on one.
+    listener: Option<(Path, &'a Value)>,
 }
 
 /// An HTTP filter, and the connection manager that it is in.
@@ -66,7 +68,7 @@ struct Setup<'a> {
     root: &'a Value,
     plugins: &'a [Plugin<'a>],
     hcms: &'a [Hcm<'a>],
-    guards: Vec<Guard<'a>>,
+    scouts: Vec<Scout<'a>>,
     http_filters: Vec<HttpFilter<'a>>,
 }
 
@@ -77,6 +79,7 @@ pub fn check(document: &Document, surroundings: Surroundings) -> Vec<Finding> {
     let setup = Setup::new(root, &plugins, &hcms);
     let mut findings = Findings { document, list: Vec::new() };
     filters::check(&setup, &mut findings);
+    lanes::check(&setup, surroundings, &mut findings);
     clients::check(&setup, surroundings, &mut findings);
     let mut list = findings.list;
     list.sort_by_key(|finding| (finding.line, finding.column));
@@ -109,35 +112,19 @@ impl<'a> Setup<'a> {
     fn new(root: &'a Value, plugins: &'a [Plugin<'a>], hcms: &'a [Hcm<'a>]) -> Self {
         let listeners = bootstrap::items(root, "static_resources.listeners");
         let internal = |plugin: &Plugin<'_>| {
-            let at =
-                (0..listeners.len()).find(|at| plugin.path.is_within(&bootstrap::resources("listeners").then(*at)))?;
-            let listener = listeners.get(at)?;
-            listener.get("internal_listener").and_then(|_| bootstrap::text(listener, "name"))
+            let mut places = (0..listeners.len()).map(|at| bootstrap::resources("listeners").then(at));
+            let path = places.find(|path| plugin.path.is_within(path))?;
+            let listener = path.get(root)?;
+            listener.get("internal_listener").map(|_| (path, listener))
         };
-        let guards = plugins.iter().filter_map(|plugin| match plugin.config() {
-            Some(Config::Connection(config)) => Some(Guard { plugin, config, listener: internal(plugin) }),
-            _ => None,
-        });
-        let http_filters = plugins.iter().filter_map(|plugin| match plugin.config() {
-            Some(Config::Http(config)) => {
-                Some(HttpFilter { plugin, config, hcm: hcms.iter().find(|hcm| plugin.path.is_within(&hcm.path)) })
-            }
-            _ => None,
-        });
-        Self { root, plugins, hcms, guards: guards.collect(), http_filters: http_filters.collect() }
-    }
-
-    /// The names of the clusters that lead to an internal listener.
-    fn clusters_before(&self, listener: &str) -> Vec<&'a str> {
-        bootstrap::items(self.root, "static_resources.clusters")
+        let scouts = plugins
             .iter()
-            .filter(|cluster| bootstrap::internal_listener_of(cluster) == Some(listener))
-            .filter_map(|cluster| bootstrap::text(cluster, "name"))
-            .collect()
-    }
-
-    fn is_guarded(&self, destination: &str) -> bool {
-        self.guards.iter().any(|guard| guard.config.destination == destination)
+            .filter_map(|plugin| plugin.scout().map(|config| Scout { plugin, config, listener: internal(plugin) }));
+        let http_filters = plugins.iter().filter_map(|plugin| {
+            let hcm = hcms.iter().find(|hcm| plugin.path.is_within(&hcm.path));
+            plugin.http().map(|config| HttpFilter { plugin, config, hcm })
+        });
+        Self { root, plugins, hcms, scouts: scouts.collect(), http_filters: http_filters.collect() }
     }
 
     /// Whether a filter within is idleguard's with a configuration that it refuses, which is a finding of its own.
@@ -147,21 +134,18 @@ impl<'a> Setup<'a> {
 
     /// Whether parts of the configuration come from elsewhere, so that what isn't here may be there.
     fn has_dynamic(&self, keys: &str) -> bool {
-        Path::of("dynamic_resources").keys(keys).get(self.root).is_some()
+        let dynamic = Path::of("dynamic_resources");
+        [keys, "ads_config"].iter().any(|keys| dynamic.keys(keys).get(self.root).is_some())
     }
 }
 
 impl HttpFilter<'_> {
-    /// The policy for a destination, its own or that of the rest.
-    fn policy(&self, destination: &str) -> Option<&Policy> {
-        let own = self.config.destinations.iter().find(|(name, _)| name == destination).map(|(_, policy)| policy);
-        own.or(self.config.any_destination.as_ref())
+    /// Whether this cluster is the base or a lane of a destination of its.
+    fn knows(&self, cluster: &str) -> bool {
+        self.config.destinations.iter().any(|(_, policy)| policy.clusters().any(|known| known == cluster))
     }
 }
 
-impl Hcm<'_> {
-    /// Whether a filter of it comes by discovery: it may be idleguard.
-    fn has_discovered_filter(&self) -> bool {
-        bootstrap::items(self.config, "http_filters").iter().any(|filter| filter.get("config_discovery").is_some())
-    }
+fn quoted(names: &[&str]) -> String {
+    names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
 }

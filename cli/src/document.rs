@@ -1,12 +1,16 @@
 //! A configuration file: its text, what it says, and where.
 //!
-//! YAML is read as Envoy reads it: what `yes` or `012` means, that a key tagged `!ignore` counts for nothing, and that
-//! there are no merge keys. Edits change the text where they must and nowhere else, so comments, order and style stay; each is
-//! checked by reading the result. A text that can't be edited so (an alias stands where something must change) is written
-//! anew, without its comments, and [`Document::comments_lost`] says so.
+//! YAML is read as Envoy reads it: what `yes` or `012` means, that a key tagged `!ignore` counts for nothing, that there are no
+//! merge keys, and that only the first document counts. What it says can be had in two forms: as it is spelled
+//! ([`Document::raw`]), and with protobuf's liberties taken out ([`Document::value`], see [`spelling`]).
+//!
+//! Edits put text in or take it out and leave every other byte alone, so comments, order and style stay; each is checked by
+//! reading the result. A text that can't be edited so (an alias stands where something must change) is written anew, without
+//! its comments, and [`Document::comments_lost`] says so.
 
 mod edit;
 mod emit;
+pub mod spelling;
 
 use std::collections::HashMap;
 
@@ -17,12 +21,21 @@ use serde_json::{Map, Value};
 pub use self::{edit::Spot, emit::yaml};
 use crate::path::{Path, Step};
 
+/// How deep a file may be nested: as deep as Envoy's own reader goes.
+const DEEPEST: usize = 100;
+
+/// How many keys, items and scalars a file may have once its aliases are written out.
+const MOST_NODES: usize = 2_000_000;
+
 /// A configuration file.
 #[derive(Clone, Debug)]
 pub struct Document {
     text: String,
     format: Format,
+    raw: Value,
     value: Value,
+    /// The line on which a second document begins.
+    ignored_from: Option<usize>,
     root: Option<Node>,
     comments_lost: Option<String>,
 }
@@ -48,6 +61,8 @@ pub struct Place {
 /// A node of the YAML tree, with the bytes it takes in the text.
 #[derive(Clone, Debug)]
 struct Node {
+    /// Where its anchor and tag begin, if it has any; else as `start`.
+    begin: usize,
     start: usize,
     /// Behind its last byte that is no blank.
     end: usize,
@@ -77,18 +92,21 @@ impl Document {
     }
 
     fn read(text: String, format: Format) -> Result<Self> {
-        let (value, root) = match format {
-            // The places are for messages only.
-            Format::Json => (serde_json::from_str(&text)?, parse_tree(&text).ok()),
+        let (raw, root, ignored_from) = match format {
+            // JSON is YAML but for a few escapes; without a tree, messages have no places and edits write the text anew.
+            Format::Json => (serde_json::from_str(&text)?, parse_tree(&text).ok().map(|(root, _)| root), None),
             Format::Yaml => {
-                let root = parse_tree(&text)?;
-                (root.value(), Some(root))
+                let (root, ignored_from) = parse_tree(&text)?;
+                (root.value(), Some(root), ignored_from)
             }
         };
-        if !value.is_object() {
+        if depth(&raw) > DEEPEST {
+            bail!("nested deeper than {DEEPEST} levels");
+        }
+        if !raw.is_object() {
             bail!("a mapping is wanted at the top, such as an Envoy bootstrap with `static_resources`");
         }
-        Ok(Self { text, format, value, root, comments_lost: None })
+        Ok(Self { value: spelling::canonical(&raw), text, format, raw, ignored_from, root, comments_lost: None })
     }
 
     /// The text as it stands now.
@@ -96,9 +114,19 @@ impl Document {
         &self.text
     }
 
-    /// What it says.
+    /// What it says, in one spelling: snake_case names, lists where lists are wanted.
     pub fn value(&self) -> &Value {
         &self.value
+    }
+
+    /// What it says, as it is spelled.
+    pub fn raw(&self) -> &Value {
+        &self.raw
+    }
+
+    /// The line from which on Envoy reads nothing: that of a second document.
+    pub fn ignored_from(&self) -> Option<usize> {
+        self.ignored_from
     }
 
     /// YAML or JSON.
@@ -133,14 +161,35 @@ impl Document {
 }
 
 impl Node {
+    /// A key as a JSON name; none of one that is tagged `!ignore`.
+    fn name(&self) -> Option<String> {
+        match &self.kind {
+            Kind::Scalar(Value::Null) | Kind::List(_) | Kind::Map(_) => None,
+            Kind::Scalar(name) => Some(name_of(name)),
+        }
+    }
+
+    /// How many nodes it is, its own children included.
+    fn count(&self) -> usize {
+        match &self.kind {
+            Kind::Scalar(_) => 1,
+            Kind::List(items) => items.iter().map(Self::count).sum::<usize>() + 1,
+            Kind::Map(entries) => entries.iter().map(|(_, value)| value.count() + 1).sum::<usize>() + 1,
+        }
+    }
+
     /// The child and, in a mapping, its key.
     fn child(&self, step: &Step) -> Option<(Option<&Self>, &Self)> {
         match (&self.kind, step) {
             (Kind::List(items), Step::Index(index)) => items.get(*index).map(|item| (None, item)),
-            (Kind::Map(entries), Step::Key(wanted)) => entries
-                .iter()
-                .find(|(key, _)| matches!(&key.kind, Kind::Scalar(name) if name_of(name) == *wanted))
-                .map(|(key, value)| (Some(key), value)),
+            // One item may stand for a list of one.
+            (_, Step::Index(index)) => (*index == 0).then_some((None, self)),
+            (Kind::Map(entries), Step::Key(wanted)) => {
+                let named =
+                    |is: &dyn Fn(&str) -> bool| entries.iter().find(|(key, _)| key.name().is_some_and(|n| is(&n)));
+                let found = named(&|name| name == wanted);
+                found.or_else(|| named(&|name| spelling::is_same(name, wanted))).map(|(key, value)| (Some(key), value))
+            }
             _ => None,
         }
     }
@@ -150,14 +199,18 @@ impl Node {
             Kind::Scalar(value) => value.clone(),
             Kind::List(items) => items.iter().map(Self::value).collect(),
             Kind::Map(entries) => {
-                let entries = entries.iter().filter_map(|(key, value)| match &key.kind {
-                    Kind::Scalar(Value::Null) => None, // tagged !ignore
-                    Kind::Scalar(name) => Some((name_of(name), value.value())),
-                    Kind::List(_) | Kind::Map(_) => None,
-                });
+                let entries = entries.iter().filter_map(|(key, value)| Some((key.name()?, value.value())));
                 Value::Object(entries.collect::<Map<_, _>>())
             }
         }
+    }
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => items.iter().map(depth).max().unwrap_or(0) + 1,
+        Value::Object(entries) => entries.values().map(depth).max().unwrap_or(0) + 1,
+        _ => 1,
     }
 }
 
@@ -176,22 +229,31 @@ struct Tree<'a> {
     text: &'a str,
     /// The byte at which each character begins; the parser counts characters.
     bytes: Vec<usize>,
-    anchors: HashMap<usize, Node>,
+    /// What is anchored, with the number of its nodes.
+    anchors: HashMap<usize, (Node, usize)>,
+    depth: usize,
+    nodes: usize,
 }
 
-fn parse_tree(text: &str) -> Result<Node> {
+/// The first document, and the line on which a second one that isn't empty begins.
+fn parse_tree(text: &str) -> Result<(Node, Option<usize>)> {
     let bytes = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
-    let mut tree = Tree { events: Parser::new_from_str(text), text, bytes, anchors: HashMap::new() };
-    let mut root = None;
+    let events = Parser::new_from_str(text);
+    let mut tree = Tree { events, text, bytes, anchors: HashMap::new(), depth: 0, nodes: 0 };
+    let mut root: Option<Node> = None;
     while let Some((event, span)) = tree.next()? {
-        match event {
-            Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
-            Event::StreamEnd => break,
-            _ if root.is_some() => bail!("line {}: a second document; Envoy reads the first alone", span.start.line()),
-            event => root = Some(tree.node(event, span)?),
+        match (event, root) {
+            (Event::StreamEnd, found) => return found.map(|root| (root, None)).context("the file is empty"),
+            (Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing, found) => root = found,
+            // Nothing behind a `---` at the end.
+            (Event::Scalar(text, ScalarStyle::Plain, 0, None), Some(first)) if text.is_empty() || text == "~" => {
+                root = Some(first);
+            }
+            (_, Some(first)) => return Ok((first, Some(span.start.line()))),
+            (event, None) => root = Some(tree.node(event, span)?),
         }
     }
-    root.context("the file is empty")
+    root.map(|root| (root, None)).context("the file is empty")
 }
 
 impl<'a> Tree<'a> {
@@ -210,14 +272,37 @@ impl<'a> Tree<'a> {
     }
 
     fn node(&mut self, event: Event<'a>, span: Span) -> Result<Node> {
+        let line = span.start.line();
+        self.count(1, line)?;
+        self.depth += 1;
+        if self.depth > DEEPEST {
+            bail!("line {line}: nested deeper than {DEEPEST} levels");
+        }
+        let node = self.node_within(event, span);
+        self.depth -= 1;
+        node
+    }
+
+    fn count(&mut self, nodes: usize, line: usize) -> Result<()> {
+        self.nodes += nodes;
+        if self.nodes > MOST_NODES {
+            bail!("line {line}: more than {MOST_NODES} values, those that aliases stand for included");
+        }
+        Ok(())
+    }
+
+    fn node_within(&mut self, event: Event<'a>, span: Span) -> Result<Node> {
         let mut start = self.byte(span.start.index());
+        let begin = start;
         let mut place = Place { line: span.start.line(), column: span.start.col() + 1 };
         let mut end = self.trimmed(start, self.byte(span.end.index()));
         let mut flow = false;
         let (anchor, kind) = match event {
             Event::Alias(anchor) => {
-                let target = self.anchors.get(&anchor).context("an alias of something that is not complete")?;
-                return Ok(Node { start, end, place, alias: true, ..target.clone() });
+                let (_, nodes) = self.anchors.get(&anchor).context("an alias of something that is not complete")?;
+                self.count(*nodes, place.line)?; // before they are made
+                let (target, _) = self.anchors.get(&anchor).context("an alias of something that is not complete")?;
+                return Ok(Node { begin, start, end, place, alias: true, ..target.clone() });
             }
             Event::Scalar(text, style, anchor, tag) => {
                 match style {
@@ -291,9 +376,10 @@ impl<'a> Tree<'a> {
             }
             other => bail!("line {}: {other:?} is not expected", place.line),
         };
-        let node = Node { start, end: end.max(start), place, kind, flow, alias: false };
+        // The header of a block stands before its text, where the parser begins.
+        let node = Node { begin: begin.min(start), start, end: end.max(start), place, kind, flow, alias: false };
         if anchor > 0 {
-            self.anchors.insert(anchor, node.clone());
+            self.anchors.insert(anchor, (node.clone(), node.count()));
         }
         Ok(node)
     }
@@ -438,13 +524,37 @@ mod tests {
         for (text, reason) in [
             ("a: &x { b: 1 }\nc:\n  <<: *x\n", "line 3: Envoy does not know merge keys (<<)"),
             ("a: 1\nb: 2\na: 3\n", "line 3: the key \"a\" is there twice"),
-            ("a: 1\n---\nb: 2\n", "a second document"),
             ("- a\n", "a mapping is wanted at the top"),
             ("", "the file is empty"),
             ("a: [1\nb: 2", "line 2"),
         ] {
             let error = Document::parse(text).unwrap_err().to_string();
             assert!(error.contains(reason), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn only_the_first_document_counts() {
+        for (text, ignored_from) in [("a: 1\n---\nb: 2\n", Some(3)), ("a: 1\n---\n", None), ("---\na: 1\n...\n", None)]
+        {
+            let document = Document::parse(text).unwrap();
+            assert_eq!((document.value(), document.ignored_from()), (&json!({"a": 1}), ignored_from), "{text}");
+        }
+    }
+
+    #[test]
+    fn depth_and_size_are_bounded() {
+        let bomb: String =
+            (1..12).map(|at| format!("a{at}: &a{at} [{}]\n", vec![format!("*a{}", at - 1); 9].join(", "))).collect();
+        for (text, reason) in [
+            (format!("a0: &a0 x\n{bomb}"), "values, those that aliases stand for included"),
+            (format!("a: {}", "- ".repeat(10_000)), "line 1"),
+            (format!("a:\n{}", "- ".repeat(10_000)), "nested deeper than 100 levels"),
+            (format!("a: {}", "[".repeat(10_000)), "line 1"),
+            (format!("{{\"a\": {}1{}}}", "[".repeat(120), "]".repeat(120)), "nested deeper than 100 levels"),
+        ] {
+            let error = format!("{:#}", Document::parse(&text).unwrap_err());
+            assert!(error.contains(reason), "{error}");
         }
     }
 

@@ -51,12 +51,8 @@ const REACTOR_NETTY: &[Row] = &[
         "lb_idle_timeout, margin",
         "the far end's timeout, or \"learn\"; the limit is the timeout less the margin",
     ),
-    row(
-        "maxLifeTime (none)",
-        "max_lifetime, lifetime_jitter",
-        "ends between exchanges; jitter keeps them from ending together",
-    ),
-    row("evictInBackground (off)", "-", "always: idle connections are closed at the limit"),
+    row("maxLifeTime (none)", "cluster: max_connection_duration", "Envoy, on the cluster: ends between exchanges"),
+    row("evictInBackground (off)", "lanes", "always: each lane's pool closes what has been idle for its idle_timeout"),
     row("lifo, fifo (fifo)", "-", "Envoy's pool is last in, first out"),
     row(
         "maxConnections (500 for HttpClient)",
@@ -75,8 +71,8 @@ const REACTOR_NETTY: &[Row] = &[
     ),
     row(
         "HttpClient.disableRetry (it retries once)",
-        "retry_stale",
-        "idempotent methods only; Reactor Netty repeats what it has not begun to send",
+        "route: retry_policy",
+        "Envoy; `inject --retries` writes one for idempotent methods; Reactor Netty repeats what it has not begun to send",
     ),
 ];
 
@@ -86,7 +82,11 @@ const APACHE: &[Row] = &[
         "lb_idle_timeout, margin",
         "the far end's timeout, or \"learn\"",
     ),
-    row("ConnectionConfig.setTimeToLive", "max_lifetime, lifetime_jitter", "ends between exchanges"),
+    row(
+        "ConnectionConfig.setTimeToLive",
+        "cluster: max_connection_duration",
+        "Envoy, on the cluster: ends between exchanges",
+    ),
     row(
         "ConnectionConfig.setValidateAfterInactivity",
         "-",
@@ -94,8 +94,8 @@ const APACHE: &[Row] = &[
     ),
     row(
         "ConnectionKeepAliveStrategy (Keep-Alive: timeout)",
-        "honor_keep_alive",
-        "less the margin, and at least 1 s less",
+        "lb_idle_timeout",
+        "the scout heeds it: less the margin, and at least 1 s less",
     ),
     row("setMaxConnTotal, setMaxConnPerRoute (25, 5)", "circuit_breakers: max_connections", "Envoy, on the cluster"),
     row(
@@ -103,7 +103,11 @@ const APACHE: &[Row] = &[
         "route: timeout",
         "Envoy has no timeout of its own for waiting",
     ),
-    row("DefaultHttpRequestRetryStrategy (once)", "retry_stale", "idempotent methods only, in both"),
+    row(
+        "DefaultHttpRequestRetryStrategy (once)",
+        "route: retry_policy",
+        "Envoy; `inject --retries`: idempotent methods only, in both",
+    ),
 ];
 
 const GO: &[Row] = &[
@@ -119,11 +123,11 @@ const GO: &[Row] = &[
         "max_requests_per_connection: 1",
         "Envoy, on the cluster: no reuse at all",
     ),
-    row("- (no lifetime)", "max_lifetime, lifetime_jitter", "Go has none"),
+    row("- (no lifetime)", "cluster: max_connection_duration", "Go has none"),
     row(
         "- (retries what is idempotent by itself)",
-        "retry_stale",
-        "once, if the request may have met a reused connection",
+        "route: retry_policy",
+        "Envoy; `inject --retries`: once, after a reset, idempotent methods only",
     ),
 ];
 
@@ -132,7 +136,7 @@ const NODE: &[Row] = &[
     row(
         "http.Agent agentKeepAliveTimeoutBuffer (1000 ms)",
         "margin",
-        "with honor_keep_alive: the margin, and at least 1 s",
+        "10 %, and at least 1 s where Keep-Alive says the timeout",
     ),
     row("http.Agent maxSockets (no limit)", "circuit_breakers: max_connections", "Envoy, on the cluster"),
     row("http.Agent maxFreeSockets (256)", "-", "Envoy keeps all, until the limit"),
@@ -160,7 +164,7 @@ impl Library {
                 source: "https://hc.apache.org/httpcomponents-client-5.6.x/connection-management.html",
                 error: "NoHttpResponseException: ... failed to respond",
                 rows: APACHE,
-                then: "nothing, with advertise_keep_alive in idleguard's HTTP filter: the default ConnectionKeepAliveStrategy obeys it. \
+                then: "nothing: where Envoy adds a keep-alive header to responses, the default ConnectionKeepAliveStrategy obeys it. \
                        Else its default of 3 min is below Envoy's 1 h.",
             },
             Self::Go => Explanation {
@@ -176,7 +180,7 @@ impl Library {
                 source: "https://nodejs.org/api/http.html#new-agentoptions, https://undici.nodejs.org/#/docs/api/Client",
                 error: "socket hang up; ECONNRESET; UND_ERR_SOCKET other side closed",
                 rows: NODE,
-                then: "with advertise_keep_alive in idleguard's HTTP filter, http.Agent and undici keep connections to Envoy for as long \
+                then: "where Envoy adds a keep-alive header to responses, http.Agent and undici keep connections to it for as long \
                        as it says.",
             },
         }

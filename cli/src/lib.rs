@@ -3,8 +3,9 @@
 //! | module | question it answers |
 //! | --- | --- |
 //! | [`document`], [`path`] | what does a configuration file say, where, and how is it changed without losing a comment? |
+//! | [`kind`] | is it a bootstrap, and if not, what is it? |
 //! | [`bootstrap`] | where in it are the listeners, connection managers, clusters, and idleguard? |
-//! | [`inject`] | how does idleguard get into it, and when must it not? |
+//! | [`inject`] | how does idleguard get into it, and out again? |
 //! | [`check`] | what is wrong with it? |
 //! | [`schema`], [`reference`], [`explain`] | what may stand in the plugin configuration, and what is it called elsewhere? |
 
@@ -13,6 +14,7 @@ pub mod check;
 pub mod document;
 pub mod explain;
 pub mod inject;
+pub mod kind;
 pub mod path;
 pub mod reference;
 pub mod schema;

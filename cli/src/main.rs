@@ -9,12 +9,12 @@ use std::{fs, io};
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
-use idleguard::time::{DURATION_FORMS, parse_duration};
 use idleguard_cli::check::{Finding, Severity, Surroundings, check};
 use idleguard_cli::document::Document;
 use idleguard_cli::explain::Library;
-use idleguard_cli::inject::{Request, inject};
-use idleguard_cli::schema;
+use idleguard_cli::inject::{Request, ScoutRequest, inject, remove};
+use idleguard_cli::{kind, schema};
+use idleguard_core::time::{DURATION_FORMS, parse_duration};
 use similar::TextDiff;
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
@@ -57,22 +57,27 @@ enum Command {
     },
 }
 
-/// Put idleguard into a bootstrap, for the given clusters
+/// Put idleguard into a bootstrap, for the given clusters, or take it out
 ///
-/// The result goes to standard output, or where --output says. Comments, order and style of the file stay; where they can't
-/// (a YAML alias stands where something must change), the file is written anew without comments, and a warning says so. JSON
-/// stays JSON. Running it twice changes nothing. A cluster that can't be split safely is refused, with the reason.
+/// The result goes to standard output, or where --output says. What stands in the file stays as it is, comments, order and style
+/// included; where that is impossible (a YAML alias stands where something goes), the file is written anew without comments, and
+/// a warning says so. JSON stays JSON. Running it twice changes nothing.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   idleguard inject envoy.yaml --cluster payments --diff
   idleguard inject envoy.yaml --cluster payments --cluster orders --lb-idle-timeout 60s --output guarded.yaml
-  idleguard inject envoy.yaml --cluster payments --trusted-proxies 10.0.0.0/8 --wasm /etc/envoy/idleguard.wasm")]
+  idleguard inject envoy.yaml --cluster payments --trusted-proxies 10.0.0.0/8 --wasm /etc/envoy/idleguard.wasm
+  idleguard inject envoy.yaml --cluster payments --scout --scout-path /healthz
+  idleguard inject guarded.yaml --remove")]
 struct InjectArguments {
     /// The bootstrap, YAML or JSON; - for standard input
     file: PathBuf,
     /// The cluster to guard, as the routes name it; may be given several times
-    #[arg(long, value_name = "NAME", required = true)]
+    #[arg(long, value_name = "NAME", required_unless_present = "remove")]
     cluster: Vec<String>,
+    /// The idle_timeouts of its lanes [default: 54s,4s,900ms; with --lb-idle-timeout that less 10 %, and those below]
+    #[arg(long, value_name = "DURATION", value_delimiter = ',')]
+    lanes: Option<Vec<String>>,
     /// The far end's idle timeout, such as 60s [default: learn it]
     #[arg(long, value_name = "DURATION")]
     lb_idle_timeout: Option<String>,
@@ -82,6 +87,21 @@ struct InjectArguments {
     /// Where Envoy finds the filter [default: the one that is configured, or idleguard.wasm in Envoy's working directory]
     #[arg(long, value_name = "PATH")]
     wasm: Option<String>,
+    /// Give routes to the cluster that have no retry policy one: once, after a reset, for idempotent methods
+    #[arg(long)]
+    retries: bool,
+    /// Put in a scout alone, which finds out the far end's idle timeout; with --lanes both
+    #[arg(long)]
+    scout: bool,
+    /// The path of the scout's requests [default: /]
+    #[arg(long, value_name = "PATH", requires = "scout")]
+    scout_path: Option<String>,
+    /// The authority of the scout's requests [default: the cluster's name]
+    #[arg(long, value_name = "HOST", requires = "scout")]
+    scout_host: Option<String>,
+    /// Take out what inject has put in, for the given clusters or for all
+    #[arg(long, conflicts_with_all = ["lanes", "lb_idle_timeout", "trusted_proxies", "wasm", "retries", "scout"])]
+    remove: bool,
     /// Print a unified diff instead of the result
     #[arg(long, conflicts_with = "output")]
     diff: bool,
@@ -105,6 +125,9 @@ struct CheckArguments {
     /// The idle timeout of the load balancer in front of this Envoy
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     front_lb_idle_timeout: Option<Duration>,
+    /// The version of this Envoy, such as 1.36: some findings are of older ones only
+    #[arg(long, value_name = "VERSION", value_parser = version)]
+    envoy_version: Option<(u32, u32)>,
     /// How to print the findings
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -121,6 +144,17 @@ enum Format {
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).filter(|duration| !duration.is_zero()).ok_or_else(|| format!("want {DURATION_FORMS}"))
 }
+
+fn version(text: &str) -> Result<(u32, u32), String> {
+    let mut numbers = text.trim_start_matches('v').splitn(3, '.').map(|part| part.parse::<u32>().ok());
+    match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(major), Some(minor)) => Ok((major, minor)),
+        _ => Err("want a version such as 1.36 or 1.36.4".to_owned()),
+    }
+}
+
+/// More than this is no configuration that a person wrote.
+const LARGEST: u64 = 64 * 1024 * 1024;
 
 fn main() -> ExitCode {
     let run = match Arguments::parse().command {
@@ -144,30 +178,40 @@ fn main() -> ExitCode {
 }
 
 fn read(file: &Path) -> Result<Document> {
-    let text = if file == Path::new("-") {
-        let mut text = String::new();
-        io::stdin().read_to_string(&mut text).context("standard input")?;
-        text
-    } else {
-        fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?
+    let (mut text, name) = (String::new(), file.display().to_string());
+    let reader: Box<dyn Read> = match file == Path::new("-") {
+        true => Box::new(io::stdin()),
+        false => Box::new(fs::File::open(file).with_context(|| format!("cannot read {name}"))?),
     };
-    Document::parse(&text).with_context(|| file.display().to_string())
+    reader.take(LARGEST + 1).read_to_string(&mut text).with_context(|| format!("cannot read {name}"))?;
+    if text.len() as u64 > LARGEST {
+        bail!("{name} is larger than {} MiB", LARGEST / 1024 / 1024);
+    }
+    let document = Document::parse(&text).with_context(|| name.clone())?;
+    if let Some(line) = document.ignored_from() {
+        anstream::eprintln!(
+            "{WARNING}warning{WARNING:#}: {name}:{line}: a second document; Envoy reads the first alone"
+        );
+    }
+    Ok(document)
 }
 
 // === inject ===
 
 fn run_inject(arguments: &InjectArguments) -> Result<ExitCode> {
     let original = read(&arguments.file)?;
+    kind::expect_bootstrap(&original).with_context(|| arguments.file.display().to_string())?;
     let mut document = original.clone();
     let mut notes = Vec::new();
+    if arguments.remove && arguments.cluster.is_empty() {
+        notes.extend(remove(&mut document, None)?);
+    }
     for cluster in &arguments.cluster {
-        let request = Request {
-            cluster: cluster.clone(),
-            lb_idle_timeout: arguments.lb_idle_timeout.clone(),
-            trusted_proxies: arguments.trusted_proxies.clone(),
-            wasm: arguments.wasm.clone(),
-        };
-        notes.extend(inject(&mut document, &request)?);
+        if arguments.remove {
+            notes.extend(remove(&mut document, Some(cluster))?);
+        } else {
+            notes.extend(inject(&mut document, &request(arguments, cluster))?);
+        }
     }
     let changed = document.text() != original.text();
     if changed && let Some(reason) = document.comments_lost() {
@@ -191,11 +235,25 @@ fn run_inject(arguments: &InjectArguments) -> Result<ExitCode> {
     if arguments.diff {
         print_diff(&arguments.file.display().to_string(), original.text(), document.text())?;
     } else if let Some(output) = &arguments.output {
-        write_whole(output, document.text()).with_context(|| format!("cannot write {}", output.display()))?;
+        write_whole(output, &arguments.file, document.text())
+            .with_context(|| format!("cannot write {}", output.display()))?;
     } else {
         io::stdout().write_all(document.text().as_bytes())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn request(arguments: &InjectArguments, cluster: &str) -> Request {
+    let scout = ScoutRequest { path: arguments.scout_path.clone(), host: arguments.scout_host.clone() };
+    Request {
+        cluster: cluster.to_owned(),
+        lanes: arguments.lanes.clone(),
+        lb_idle_timeout: arguments.lb_idle_timeout.clone(),
+        trusted_proxies: arguments.trusted_proxies.clone(),
+        wasm: arguments.wasm.clone(),
+        retries: arguments.retries,
+        scout: arguments.scout.then_some(scout),
+    }
 }
 
 /// The result may hold mistakes that were there before.
@@ -209,19 +267,21 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
     matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
-/// All or nothing: a full disk must not leave half a configuration.
-fn write_whole(path: &Path, text: &str) -> Result<()> {
-    let mut name = path.file_name().context("no file name")?.to_owned();
-    name.push(".idleguard-new");
-    let beside = path.with_file_name(name);
-    let written = fs::write(&beside, text).and_then(|()| match fs::metadata(path) {
-        Ok(old) => fs::set_permissions(&beside, old.permissions()),
-        Err(_) => Ok(()), // a new file
-    });
-    if let Err(error) = written.and_then(|()| fs::rename(&beside, path)) {
-        let _ = fs::remove_file(&beside); // it may not be there
-        return Err(error.into());
+/// All or nothing: a full disk must not leave half a configuration. A symlink stays one, and what it leads to is written. A new
+/// file gets the input's mode: there may be secrets in it.
+fn write_whole(path: &Path, input: &Path, text: &str) -> Result<()> {
+    let target = match fs::symlink_metadata(path) {
+        Ok(_) => fs::canonicalize(path)?,
+        Err(_) => path.to_owned(),
+    };
+    let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut beside = tempfile::NamedTempFile::new_in(directory)?;
+    beside.write_all(text.as_bytes())?;
+    if let Ok(like) = fs::metadata(&target).or_else(|_| fs::metadata(input)).map(|metadata| metadata.permissions()) {
+        beside.as_file().set_permissions(like)?;
     }
+    beside.as_file().sync_all()?;
+    beside.persist(&target)?;
     Ok(())
 }
 
@@ -246,7 +306,10 @@ fn print_diff(name: &str, old: &str, new: &str) -> Result<()> {
 
 fn run_check(arguments: &CheckArguments) -> Result<ExitCode> {
     let document = read(&arguments.file)?;
-    let findings = check(&document, Surroundings { front_lb_idle_timeout: arguments.front_lb_idle_timeout });
+    kind::expect_checkable(&document).with_context(|| arguments.file.display().to_string())?;
+    let surroundings =
+        Surroundings { front_lb_idle_timeout: arguments.front_lb_idle_timeout, envoy: arguments.envoy_version };
+    let findings = check(&document, surroundings);
     let count = |severity: Severity| findings.iter().filter(|finding| finding.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     match arguments.format {

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::document::spelling;
+
 /// One step down.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
@@ -49,16 +51,23 @@ impl Path {
         Self(self.0.iter().cloned().chain(Self::of(keys).0).collect())
     }
 
+    /// The steps of another path, further down.
+    #[must_use]
+    pub fn join(&self, below: &Self) -> Self {
+        Self([self.0.as_slice(), below.0.as_slice()].concat())
+    }
+
     /// The last step, and the path to what it starts from.
     pub fn split_last(&self) -> Option<(Self, &Step)> {
         let (last, parents) = self.0.split_last()?;
         Some((Self(parents.to_vec()), last))
     }
 
-    /// What stands there.
+    /// What stands there, however its keys are spelled; one item may stand for a list of one.
     pub fn get<'a>(&self, root: &'a Value) -> Option<&'a Value> {
         self.0.iter().try_fold(root, |value, step| match step {
-            Step::Key(key) => value.get(key),
+            Step::Key(key) => value.get(spelled(value, key)?),
+            Step::Index(0) if !value.is_array() => Some(value),
             Step::Index(index) => value.get(index),
         })
     }
@@ -66,7 +75,11 @@ impl Path {
     /// What stands there, to be changed.
     pub fn get_mut<'a>(&self, root: &'a mut Value) -> Option<&'a mut Value> {
         self.0.iter().try_fold(root, |value, step| match step {
-            Step::Key(key) => value.get_mut(key),
+            Step::Key(key) => {
+                let key = spelled(value, key)?.to_owned();
+                value.get_mut(key)
+            }
+            Step::Index(0) if !value.is_array() => Some(value),
             Step::Index(index) => value.get_mut(index),
         })
     }
@@ -88,6 +101,15 @@ impl fmt::Display for Path {
             }
         }
         Ok(())
+    }
+}
+
+/// How a mapping spells a key: as it is given, or in lowerCamelCase.
+pub fn spelled<'a>(map: &'a Value, key: &'a str) -> Option<&'a str> {
+    let map = map.as_object()?;
+    match map.contains_key(key) {
+        true => Some(key),
+        false => map.keys().map(String::as_str).find(|name| spelling::is_same(name, key)),
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 /// What a type of the schema is called where it has a section of its own.
 const SECTIONS: [(&str, &str); 2] =
-    [("Policy", "a [policy](#the-policy-of-a-destination)"), ("ClientIp", "[below](#client_ip)")];
+    [("Destination", "a [destination](#a-destination)"), ("ClientIp", "[below](#client_ip)")];
 
 /// The table of the part of the schema at this JSON pointer: `/oneOf/0`, `/$defs/Policy`.
 ///

@@ -1,6 +1,6 @@
 //! The JSON Schema of the plugin configuration, for editors and reviews.
 //!
-//! These types describe; the filter's own parser ([`idleguard::config`]) decides. A test holds the two against each other. What
+//! These types describe; the filter's own parser ([`idleguard_core::plugin`]) decides. A test holds the two against each other. What
 //! a schema can't say (the longest duration, a margin against its timeout, an address block) is in the descriptions.
 
 #![expect(dead_code, reason = "types that only describe")]
@@ -15,78 +15,59 @@ use serde_json::Value;
 #[derive(JsonSchema)]
 #[schemars(title = "idleguard", tag = "filter", rename_all = "lowercase", deny_unknown_fields)]
 enum Configuration {
-    /// The HTTP filter, the last one before the router.
+    /// The HTTP filter, the last one before the router. At least one destination or `client_ip` is there.
     Http {
-        /// Policies by the name of the cluster that the route names; `"*"` is every other cluster. A cluster without an entry
-        /// is left alone.
-        #[schemars(default, with = "BTreeMap<String, Policy>", skip_serializing_if = "Option::is_none")]
-        destinations: Option<BTreeMap<String, Policy>>,
+        /// Destinations by name: that of the cluster that users' requests go to, or any other with `cluster` beside it. A cluster
+        /// that is none's is left alone.
+        #[schemars(default, with = "BTreeMap<String, Destination>", skip_serializing_if = "Option::is_none")]
+        destinations: Option<BTreeMap<String, Destination>>,
         /// Who the client is. Without it all headers are left alone.
         #[schemars(default, with = "ClientIp", skip_serializing_if = "Option::is_none")]
         client_ip: Option<ClientIp>,
-        /// Tells HTTP/1.1 clients `keep-alive: timeout=N`, so that their pools let go of the connection to Envoy in time. From
-        /// 1s to 168h; set it below the listener's `idle_timeout`. Envoy 1.38 or newer.
-        #[schemars(default, with = "Positive", skip_serializing_if = "Option::is_none")]
-        advertise_keep_alive: Option<Positive>,
     },
-    /// The connection filter, before `tcp_proxy`.
-    Connection {
-        /// The name under which the HTTP filter knows the cluster; it ties the two together.
-        destination: Destination,
-        /// What holds for its connections; without it, the defaults.
-        #[schemars(default, with = "Policy", skip_serializing_if = "Option::is_none")]
-        policy: Option<Policy>,
-        /// How many connections one worker tracks, those of other destinations included. Each takes at most
-        /// 160 bytes while it is idle. Further ones pass unguarded, and the metric `connections_unguarded` counts them.
-        #[schemars(default = "max_tracked")]
-        max_tracked_connections: Count,
+    /// The scout, on an internal listener of its own, before `tcp_proxy` to the destination's base.
+    Scout {
+        /// Whose idle timeout it finds out, as the HTTP filter calls it.
+        destination: DestinationName,
+        /// The cluster that leads to the listener on which this filter is.
+        cluster: ClusterName,
+        /// The path of its requests: any answer will do.
+        #[schemars(default = "root")]
+        path: RequestPath,
+        /// Their authority; the destination's name if absent.
+        #[schemars(default, with = "Host", skip_serializing_if = "Option::is_none")]
+        host: Option<Host>,
+        /// How long it waits on one connection, from 1s to 24h: what lasts longer is "longer than".
+        #[schemars(default = "hour")]
+        max_wait: Positive,
     },
 }
 
-/// What holds for the connections to one destination. The same keys in both filters.
+/// What users' requests go to behind one load balancer: a cluster and its lanes.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
-struct Policy {
+struct Destination {
+    /// The base, Envoy's name of the operator's own cluster; the destination's name if absent.
+    #[schemars(default, with = "ClusterName", skip_serializing_if = "Option::is_none")]
+    cluster: Option<ClusterName>,
+    /// The `idle_timeout` that the base has in Envoy, from 100ms to 168h; `"0s"` if it is switched off.
+    #[schemars(default = "envoys_hour")]
+    idle_timeout: Duration,
+    /// The lanes: cluster, and the `idle_timeout` that it has in Envoy, from 100ms to 168h, no two the same. Empty: watch only.
+    #[schemars(default)]
+    lanes: BTreeMap<String, Positive>,
     /// The idle age at which the far end drops a connection, from 100ms to 168h; `"learn"` finds it out.
     #[schemars(default = "learn")]
     lb_idle_timeout: Timeout,
-    /// The idle limit while the timeout is unknown. From 100ms to 168h.
+    /// Whether every route of this connection manager leads to the base, so that nobody has to ask where a request goes.
+    #[schemars(default)]
+    all_requests: bool,
+    /// The idle limit while nothing is known. From 100ms to 168h.
     #[schemars(default = "initial_limit")]
     initial_limit: Positive,
-    /// How long a connection is watched to learn the timeout. From 100ms to 168h.
-    #[schemars(default = "sentinel_max")]
-    sentinel_max: Positive,
-    /// A request with which the timeout is found out where the far end forgets silently; only while it is learnt.
-    #[schemars(default, with = "Probe", skip_serializing_if = "Option::is_none")]
-    probe: Option<Probe>,
     /// Taken off the timeout: below 50%, or below half of `lb_idle_timeout`; the limit is at least half the timeout.
     #[schemars(default = "margin")]
     margin: Margin,
-    /// A connection older than this is retired between exchanges. From 100ms to 168h.
-    #[schemars(default, with = "Positive", skip_serializing_if = "Option::is_none")]
-    max_lifetime: Option<Positive>,
-    /// Each lifetime is shortened by a random share up to this, so that connections opened together don't end together.
-    #[schemars(default = "jitter")]
-    lifetime_jitter: Jitter,
-    /// Whether a `Keep-Alive: timeout=N` response header lowers the limit of its connection to N less the margin, and at
-    /// least 1 s less (N of 0 or 1: no reuse); after `max=M` more responses no request is given to it.
-    #[schemars(default = "yes")]
-    honor_keep_alive: bool,
-    /// Which requests are retried once after a reset, if they may have met a reused connection.
-    #[schemars(default)]
-    retry_stale: RetryStale,
-}
-
-/// A request that may be sent at any time.
-#[derive(JsonSchema)]
-#[schemars(deny_unknown_fields)]
-struct Probe {
-    /// Its path, such as `/healthz`: it starts with `/`, and has no blanks.
-    #[schemars(regex(pattern = r"^/[!-~]*$"))]
-    path: String,
-    /// Its authority; the destination's name if absent.
-    #[schemars(default, with = "Host", skip_serializing_if = "Option::is_none")]
-    host: Option<Host>,
 }
 
 /// Who the client is, and which headers the application gets.
@@ -108,33 +89,22 @@ struct ClientIp {
     /// More headers to remove from every request, less what is in `sources` or `set`.
     #[schemars(default = "strip")]
     strip: Vec<HeaderName>,
-    /// A malformed source: `"peer"` falls back to the nearest verified hop, `"omit"` writes nothing, `"reject"` answers 400.
-    #[schemars(default)]
-    on_invalid: Fallback,
-    /// A trusted peer, but no source is there: the same three.
-    #[schemars(default)]
-    on_missing: Fallback,
+    /// A malformed source: `"peer"` falls back to the nearest verified hop, `"omit"` writes nothing, `"reject"` answers 400. By
+    /// default what never hands out a trusted address: `"peer"` for a list, `"omit"` for a header that holds one address.
+    #[schemars(default, with = "Fallback", skip_serializing_if = "Option::is_none")]
+    on_invalid: Option<Fallback>,
+    /// A trusted peer, but no source is there: the same three. By default `"peer"`, and `"omit"` if a source holds one address.
+    #[schemars(default, with = "Fallback", skip_serializing_if = "Option::is_none")]
+    on_missing: Option<Fallback>,
     /// The key of the filter state that holds the true peer.
     #[schemars(default = "peer", length(min = 1))]
     peer_filter_state: String,
 }
 
-#[derive(JsonSchema, Serialize, Default)]
-#[schemars(rename_all = "lowercase")]
-#[serde(rename_all = "lowercase")]
-enum RetryStale {
-    /// GET, HEAD, OPTIONS, TRACE, PUT and DELETE.
-    #[default]
-    Idempotent,
-    /// None.
-    Off,
-}
-
-#[derive(JsonSchema, Serialize, Default)]
+#[derive(JsonSchema, Serialize)]
 #[schemars(rename_all = "lowercase")]
 #[serde(rename_all = "lowercase")]
 enum Fallback {
-    #[default]
     Peer,
     Omit,
     Reject,
@@ -153,33 +123,29 @@ macro_rules! texts {
 texts! {
     /// A duration.
     Positive r"^0*[1-9][0-9]*(ms|s|m|h)$"
+    /// A duration, or `"0s"`.
+    Duration r"^[0-9]+(ms|s|m|h)$"
     /// A duration, or `"learn"`.
     Timeout r"^(learn|0*[1-9][0-9]*(ms|s|m|h))$"
     /// A percentage below 50%, or a duration.
     Margin r"^(0?[0-4]?[0-9](\.[0-9]{1,3})?%|[0-9]+(ms|s|m|h))$"
-    /// A percentage below 100%.
-    Jitter r"^0?[0-9]{1,2}(\.[0-9]{1,3})?%$"
+    /// A path that starts with `/`, without blanks.
+    RequestPath r"^/[!-~]*$"
     /// A host, with or without a port.
     Host r"^[!-~]+$"
-    /// An address, a CIDR block, `"private"` or `"loopback"`.
-    Proxy r"^(private|loopback|[0-9A-Fa-f.:]+(/[0-9]{1,3})?)$"
+    /// An address, a CIDR block, `"private"`, `"loopback"` or `"unix"`.
+    Proxy r"^(private|loopback|unix|[0-9A-Fa-f.:]+(/[0-9]{1,3})?)$"
     /// A header's name.
     HeaderName r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
-    /// The name of a cluster, not `"*"`.
-    Destination r"^(?:[^*]|.{2,})"
+    /// A name of up to 256 bytes, without `=` and control characters.
+    DestinationName r"^[^=\x00-\x1f\x7f]+$"
+    /// The name of a cluster.
+    ClusterName r"^[\s\S]+$"
 }
 
 /// A number of proxies.
 #[derive(JsonSchema)]
 struct Hops(#[schemars(range(min = 1, max = 4_294_967_295_u32))] u32);
-
-/// A number of connections.
-#[derive(JsonSchema, Serialize)]
-struct Count(#[schemars(range(min = 1, max = 4_294_967_295_u32))] u32);
-
-fn max_tracked() -> Count {
-    Count(100_000)
-}
 
 fn learn() -> Timeout {
     Timeout("learn".to_owned())
@@ -189,20 +155,20 @@ fn initial_limit() -> Positive {
     Positive("4s".to_owned())
 }
 
-fn sentinel_max() -> Positive {
+fn hour() -> Positive {
     Positive("1h".to_owned())
+}
+
+fn envoys_hour() -> Duration {
+    Duration("1h".to_owned())
+}
+
+fn root() -> RequestPath {
+    RequestPath("/".to_owned())
 }
 
 fn margin() -> Margin {
     Margin("10%".to_owned())
-}
-
-fn jitter() -> Jitter {
-    Jitter("10%".to_owned())
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn names(names: &[&str]) -> Vec<HeaderName> {
@@ -218,14 +184,7 @@ fn set() -> Vec<HeaderName> {
 }
 
 fn strip() -> Vec<HeaderName> {
-    names(&[
-        "forwarded",
-        "x-client-ip",
-        "x-cluster-client-ip",
-        "true-client-ip",
-        "cf-connecting-ip",
-        "fastly-client-ip",
-    ])
+    names(idleguard_core::client_ip::STRIPPED)
 }
 
 fn peer() -> String {

@@ -16,20 +16,24 @@
 //! ```
 
 pub mod evidence;
+pub mod finding;
 pub mod knowledge;
 pub mod lanes;
 pub mod limit;
 pub mod look;
 pub mod policy;
+pub mod scout;
 
 use std::time::Duration;
 
 pub use evidence::{Evidence, Outcome, SHORTEST_AGE};
+pub use finding::Finding;
 pub use knowledge::Knowledge;
 pub use lanes::{LaneId, Lanes};
 pub use limit::{IdleLimit, Measured, Reason};
 pub use look::Look;
 pub use policy::{Lane, LbIdleTimeout, Margin, Policy};
+pub use scout::Scout;
 
 use crate::time::Timestamp;
 
@@ -178,6 +182,7 @@ impl Timeout {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "a test that panics fails")]
 mod tests {
     use super::*;
     use crate::config::Section;

@@ -4,7 +4,8 @@
 
 mod struct_writer;
 
-use idleguard::config::{ConfigError, parse, protobuf_struct};
+use idleguard_core::config::{ConfigError, protobuf_struct};
+use idleguard_core::plugin::parse;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use struct_writer::{as_struct_has_it, write_struct};

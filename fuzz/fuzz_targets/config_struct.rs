@@ -4,7 +4,8 @@
 
 mod struct_writer;
 
-use idleguard::config::{parse, protobuf_struct};
+use idleguard_core::config::protobuf_struct;
+use idleguard_core::plugin::parse;
 use libfuzzer_sys::fuzz_target;
 use struct_writer::write_struct;
 

@@ -7,7 +7,7 @@
 //! let lb = StubLb::start(Mode::Stable);
 //! let config = Config::project()?.free_ports().upstream(lb.address()).lb_idle_timeout("2s");
 //! let envoy = Envoy::start(&config, Options::default()).await?;
-//! println!("{} {}", envoy.ingress(), envoy.stat("cluster.payments-lb.upstream_cx_total").await?);
+//! println!("{} {}", envoy.ingress(), envoy.stat("cluster.payments.upstream_cx_total").await?);
 //! # Ok(())
 //! # }
 //! ```
@@ -16,6 +16,7 @@ mod config;
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fs,
     net::SocketAddr,
     path::PathBuf,
@@ -42,6 +43,8 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// The binary; none finds one, see [`project::envoy`].
     pub binary: Option<PathBuf>,
+    /// A program, and its arguments, that runs the binary: valgrind.
+    pub under: Vec<OsString>,
     /// How long the start may take. Compiling the filter is part of it.
     pub start_within: Duration,
 }
@@ -53,6 +56,7 @@ impl Default for Options {
             log_level: "info".to_owned(),
             arguments: Vec::new(),
             binary: None,
+            under: Vec::new(),
             start_within: Duration::from_secs(40),
         }
     }
@@ -219,8 +223,9 @@ fn command(config: &Config, options: &Options, directory: &TempDir) -> Result<Co
     let binary = options.binary.clone().map_or_else(project::envoy, Ok)?;
     let path = directory.path().join("envoy.json");
     fs::write(&path, config.to_string())?;
-    let mut command = Command::new(binary);
-    command.arg("--config-path").arg(path);
+    let mut words = options.under.iter().cloned().chain([binary.into_os_string()]);
+    let mut command = Command::new(words.next().context("a program")?);
+    command.args(words).arg("--config-path").arg(path);
     command.arg("--concurrency").arg(options.concurrency.to_string());
     command.args(["--disable-hot-restart", "--log-level", &options.log_level]);
     command.args(&options.arguments);

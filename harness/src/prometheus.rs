@@ -58,14 +58,6 @@ impl Prometheus {
     pub async fn query(&self, query: &str) -> Result<Vec<Value>> {
         ask(self.address, &format!("query?query={}", percent(query))).await
     }
-
-    /// The series that a query had from `ago` until now, every `step`.
-    pub async fn range(&self, query: &str, ago: Duration, step: Duration) -> Result<Vec<Value>> {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs_f64();
-        let start = now - ago.as_secs_f64();
-        let path = format!("query_range?query={}&start={start}&end={now}&step={}", percent(query), step.as_secs_f64());
-        ask(self.address, &path).await
-    }
 }
 
 async fn is_scraped(address: SocketAddr) -> bool {
@@ -92,14 +84,8 @@ fn percent(text: &str) -> String {
 pub struct Panel {
     /// What stands above it.
     pub title: String,
-    /// `stat`, `timeseries`, `heatmap`.
-    pub kind: String,
-    /// The unit of its values, in Grafana's words.
-    pub unit: String,
-    /// Its place: column, row, width and height in Grafana's grid of 24 columns.
-    pub place: [u64; 4],
-    /// Its queries, with values for the variables, and the text of each in the legend.
-    pub queries: Vec<(String, String)>,
+    /// Its queries, with values for the variables.
+    pub queries: Vec<String>,
 }
 
 /// The panels of a dashboard, with the variables in their queries replaced as Grafana would: any `$job` and `$destination`,
@@ -119,20 +105,10 @@ pub fn panels(dashboard: &Value, rate_interval: &str, range: &str) -> Result<Vec
                     .replace("$job", ".*")
                     .replace("$destination", ".*");
                 ensure!(!query.contains('$'), "{title}: an unknown variable in {query}");
-                Ok((query, target["legendFormat"].as_str().unwrap_or_default().to_owned()))
+                Ok(query)
             };
             let targets = panel["targets"].as_array().with_context(|| format!("{title}: no targets"))?;
-            Ok(Panel {
-                queries: targets.iter().map(target).collect::<Result<_>>()?,
-                kind: panel["type"].as_str().unwrap_or_default().to_owned(),
-                unit: panel
-                    .pointer("/fieldConfig/defaults/unit")
-                    .and_then(Value::as_str)
-                    .unwrap_or_default()
-                    .to_owned(),
-                place: ["x", "y", "w", "h"].map(|key| panel["gridPos"][key].as_u64().unwrap_or(0)),
-                title,
-            })
+            Ok(Panel { queries: targets.iter().map(target).collect::<Result<_>>()?, title })
         })
         .collect()
 }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -13,7 +14,7 @@ use tokio::{net::TcpStream, time::sleep};
 
 use crate::{http, process::Process, project, tls};
 
-/// A running server. It is killed when this is dropped.
+/// A running server. It is ended when this is dropped.
 #[derive(Debug)]
 pub struct Server {
     process: Process,
@@ -164,6 +165,34 @@ impl Server {
         .await
     }
 
+    /// gunicorn, answering `ok`. With a keep-alive of some seconds it closes idle connections by FIN; without, each with its answer.
+    pub async fn gunicorn(keep_alive_seconds: Option<u64>) -> Result<Self> {
+        let program = installed("gunicorn")?;
+        Self::start_listening(&move |directory, port| {
+            let application = "def app(environ, start_response):\n    start_response('200 OK', [('Content-Length', '3')])\n    return [b'ok\\n']\n";
+            fs::write(directory.path().join("ok.py"), application)?;
+            let mut command = Command::new(&program);
+            command.args(["--workers=1", &format!("--bind=127.0.0.1:{port}")]).arg("--chdir").arg(directory.path());
+            match keep_alive_seconds {
+                Some(seconds) => command.args(["--worker-class=gthread", &format!("--keep-alive={seconds}")]),
+                None => command.arg("--worker-class=sync"),
+            };
+            command.arg("ok:app");
+            Ok(command)
+        })
+        .await
+    }
+
+    /// Another program: how to run it, given its path, a directory of its own and the port to listen on. It is ready when it
+    /// listens.
+    pub async fn program(
+        name: &str,
+        command: impl Fn(&Path, &Path, u16) -> Result<Command> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let program = installed(name)?;
+        Self::start_listening(&move |directory, port| command(&program, directory.path(), port)).await
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -211,6 +240,12 @@ impl Server {
             sleep(Duration::from_millis(20)).await;
         }
         Ok(Self { process, address, _directory: directory })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.process.terminate(Duration::from_secs(2)); // who is killed can't end its own children
     }
 }
 

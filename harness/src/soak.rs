@@ -1,7 +1,7 @@
 //! Mixed traffic for a long time, against an LB that changes its mind, while the configuration is updated and backends
 //! restart. At the end: which requests failed, and which of these the LB had broken itself.
 //!
-//! The LB's idle timeout is random but never below what the filters were told, so it is never to blame for a stale
+//! The LB's idle timeout is random but never below what the filter was told, so it is never to blame for a stale
 //! connection. What it does break is known: the requests that were in flight when it restarted, or that were under way to it
 //! in that moment. Every other failure is the proxy's.
 
@@ -17,7 +17,6 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -26,7 +25,7 @@ use tokio::{
 
 pub use self::samples::Sample;
 use self::{
-    plugin::Plugins,
+    plugin::{Plugins, Policy},
     traffic::{Client, Failed, Kind, Ledger},
 };
 use crate::{
@@ -35,15 +34,13 @@ use crate::{
     stub_lb::{How, Mode, StubLb},
 };
 
-/// The first version that ends its side of an in-process connection whose client went away in the middle of an exchange. Older
-/// ones keep it for ever, also without any filter; the pool and the LB have long forgotten it.
-pub const ENDS_IN_PROCESS: (u32, u32) = (1, 38);
-
 /// How often the filters' configuration is updated.
 const UPDATE_EVERY: Duration = Duration::from_secs(10);
 /// Requests sent so soon after a restart may have met a connection whose end was not yet known to Envoy.
 const UNDER_WAY: Duration = Duration::from_millis(250);
-/// The longest idle timeout that the filters are told, and the shortest that the LB has. Between them lies what a machine
+/// How many updates in a row say the same of the LB's idle timeout: a longer lane comes into force after a minute.
+const SAME: u64 = 9;
+/// The longest idle timeout that the filter is told, and the shortest that the LB has. Between them lies what a machine
 /// that stalls for a while needs.
 const TOLD_AT_MOST: u64 = 2_000;
 const LB_AT_LEAST: u64 = 3_000;
@@ -87,10 +84,8 @@ pub struct Report {
     pub happened: (usize, u64, u64),
     /// idleguard's counters at the end.
     pub counters: BTreeMap<String, u64>,
-    /// Gauges of connections that were not 0 after the traffic had ended.
+    /// Requests in flight, and connections that are not the scout's, after the traffic had ended.
     pub left_over: BTreeMap<String, u64>,
-    /// Connections that an Envoy before [`ENDS_IN_PROCESS`] itself has not ended; these are not left over.
-    pub kept_by_envoy: u64,
     /// What was measured meanwhile.
     pub samples: Vec<Sample>,
     /// And when all was quiet again.
@@ -104,7 +99,7 @@ pub async fn run(config: Config, duration: Duration, seed: u64) -> Result<Report
     let directory = tempfile::tempdir()?;
     let lb = StubLb::start(Mode::Stable);
     let config = config.free_ports().upstream(lb.address());
-    let (config, mut plugins) = Plugins::take_out(config, directory.path(), &policy(0))?;
+    let (config, mut plugins) = Plugins::take_out(config, directory.path(), policy(0))?;
     let arguments = ["--service-node", "soak", "--service-cluster", "soak"].map(str::to_owned).to_vec();
     let options = Options { concurrency: 2, arguments, ..Options::default() };
     let mut envoy = Envoy::start(&config, options).await?;
@@ -138,7 +133,7 @@ pub async fn run(config: Config, duration: Duration, seed: u64) -> Result<Report
             next_sample += every;
         } else if next == next_update {
             updates += 1;
-            plugins.update(&policy(updates))?;
+            plugins.update(policy(updates))?;
             next_update += UPDATE_EVERY;
         } else if next == next_mode {
             lb.set(some_mode(&mut random));
@@ -157,16 +152,12 @@ pub async fn run(config: Config, duration: Duration, seed: u64) -> Result<Report
     }
     truth.take_broken(&lb);
 
-    // Everything idle is reaped within the limit, the fence's delay and a few ticks.
+    // Every lane closes what is idle by its own timer.
     lb.set(Mode::Stable);
-    let quiet = |stats: &BTreeMap<String, u64>| samples::gauges(stats).values().all(|gauge| *gauge == 0);
-    let _ = envoy.wait_for(Duration::from_secs(15), "idleguard", quiet).await; // what is left is reported
+    let quiet = |stats: &BTreeMap<String, u64>| left_over(stats).is_empty();
+    let _ = envoy.wait_for(Duration::from_secs(15), "_active", quiet).await; // what is left is reported
     let last = Sample::take(&envoy, begun.elapsed()).await?;
     let stats = envoy.stats().await?;
-    let (major, minor, _) = envoy.version().await?;
-    let kept = |gauge: &str| if (major, minor) < ENDS_IN_PROCESS { in_process(&stats, gauge) } else { 0 };
-    let gauges = samples::gauges(&stats).into_iter().filter(|(_, value)| *value > 0);
-    let (kept_by_envoy, left_over): (Vec<_>, Vec<_>) = gauges.partition(|(name, value)| *value <= kept(name));
     let counters = stats.iter().filter(|(name, _)| name.starts_with("wasmcustom.idleguard."));
     let reloads = stats.iter().filter(|(name, _)| name.ends_with("config_reload")).map(|(_, n)| *n).sum::<u64>();
     let failed = std::mem::take(&mut *ledger.failed.lock().expect("no panic"));
@@ -180,19 +171,21 @@ pub async fn run(config: Config, duration: Duration, seed: u64) -> Result<Report
         unexplained: unexplained.iter().map(|failed| describe(failed, begun)).collect(),
         happened: (truth.restarts.len(), truth.modes, reloads),
         counters: counters.map(|(name, value)| (name.clone(), *value)).collect(),
-        left_over: left_over.into_iter().collect(),
-        kept_by_envoy: kept_by_envoy.iter().map(|(_, value)| value).sum(),
+        left_over: left_over(&stats),
         samples,
         last,
         is_running: envoy.is_running(),
     })
 }
 
-/// How many in-process connections Envoy has open, of the destination that `gauge` is about.
-fn in_process(stats: &BTreeMap<String, u64>, gauge: &str) -> u64 {
-    let destination = gauge.strip_prefix("wasmcustom.idleguard.destination.").and_then(|rest| rest.split('.').next());
-    let listener = format!("listener.envoy_internal_{}-guard.downstream_cx_active", destination.unwrap_or_default());
-    stats.get(&listener).copied().unwrap_or(0)
+/// What should be 0 when nobody sends, and is not. The scout may keep one connection, on the base of its destination.
+fn left_over(stats: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let allowed = |name: &str| match name {
+        "cluster.payments.upstream_cx_active" | "cluster.payments.upstream_rq_active" => 1,
+        _ => 0,
+    };
+    let active = samples::connections(stats).into_iter().filter(|(name, value)| *value > allowed(name));
+    active.map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 fn describe(failed: &Failed, begun: Instant) -> String {
@@ -227,16 +220,9 @@ fn crowd(address: std::net::SocketAddr, seed: u64) -> Vec<Client> {
 }
 
 /// The policy of update number `n`: each is another one, and none lets connections live for longer than the LB does.
-fn policy(n: u64) -> Value {
-    let timeout = [TOLD_AT_MOST, 1_000, 1_500][(n % 3) as usize];
-    let mut policy = json!({ "lb_idle_timeout": format!("{timeout}ms"), "retry_stale": "off" });
-    if n % 4 == 1 {
-        policy["max_lifetime"] = "3s".into();
-    }
-    if n % 5 == 2 {
-        policy["retry_stale"] = "idempotent".into();
-    }
-    policy
+fn policy(n: u64) -> Policy {
+    let told = [TOLD_AT_MOST, 1_000, 1_500][(n / SAME % 3) as usize];
+    Policy { told, margin: 10 + n % 3, scout_waits: 30 + n % 2 }
 }
 
 fn some_mode(random: &mut fastrand::Rng) -> Mode {

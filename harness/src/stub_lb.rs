@@ -48,7 +48,7 @@ use self::{
 };
 pub use self::{
     mode::Mode,
-    record::{By, Close, Counters, How, Record, Standing, View},
+    record::{By, Close, Counters, How, Record, Reuse, Standing, View},
 };
 use crate::{delay::DelayRelay, listen::listen};
 
@@ -190,6 +190,11 @@ impl StubLb {
     /// What happens to idle connections at present.
     pub fn mode(&self) -> Mode {
         self.shared.mode()
+    }
+
+    /// The requests on connections that had served before, since the last call; the latest 20,000 if there were more.
+    pub fn take_reuses(&self) -> Vec<Reuse> {
+        self.shared.book().take_reuses()
     }
 
     /// Paths and queries of the requests that were in flight when the load balancer itself ended their connection (by a

@@ -39,8 +39,7 @@ async fn one_runs_the_second_says_so_and_nothing_is_left() {
     let Some(_) = project::or_skip(project::envoy().and(project::wasm())) else { return };
     let directory = tempfile::tempdir().expect("a directory");
     let (ingress, admin) = (free_port(), free_port());
-    let config =
-        Config::parse(include_str!("guarded.yaml")).expect("a bootstrap").ingress_port(ingress).admin_port(admin);
+    let config = Config::project().expect("envoy.yaml").ingress_port(ingress).admin_port(admin);
     std::fs::write(directory.path().join("envoy.yaml"), config.to_string()).expect("written");
     let address = (Ipv4Addr::LOCALHOST, ingress).into();
 

@@ -212,6 +212,9 @@ async fn paths_do_what_they_say() {
     lb.set_keep_alive(None);
     let hints = http::get(lb.address(), "/keep-alive?timeout=9&max=3").await.expect("an answer");
     assert_eq!(hints.header("keep-alive"), Some("timeout=9, max=3"));
+    assert_eq!(http::get(lb.address(), "/lb").await.expect("an answer").status, 400);
+    assert_eq!(http::get(lb.address(), "/lb?idle_timeout_ms=9000").await.expect("an answer").status, 200);
+    assert_eq!(lb.mode(), Mode::SilentRst(Duration::from_secs(9)));
     assert_eq!(ask(&mut connect(&lb).await, "/abort?how=fin").await, Err(End::Fin));
     assert_eq!(ask(&mut connect(&lb).await, "/abort?how=rst&ms=20").await, Err(End::Rst));
 }

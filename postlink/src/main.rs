@@ -10,7 +10,20 @@ use std::process::ExitCode;
 const KEPT: &[&str] = &["_initialize", "memory", "proxy_abi_version_0_2_1", "proxy_on_memory_allocate"];
 
 /// The callbacks that `src/host/callbacks.rs` exports under the prefix [`OURS`], and Envoy calls under [`ENVOYS`].
-const CALLBACKS: &[&str] = &["context_create", "configure", "tick", "delete", "request_headers", "response_headers"];
+const CALLBACKS: &[&str] = &[
+    "context_create",
+    "configure",
+    "tick",
+    "delete",
+    "request_headers",
+    "request_trailers",
+    "response_headers",
+    "new_connection",
+    "downstream_data",
+    "upstream_data",
+    "downstream_connection_close",
+    "http_call_response",
+];
 
 const OURS: &str = "idleguard_on_";
 const ENVOYS: &str = "proxy_on_";

@@ -8,7 +8,9 @@ use idleguard_harness::envoy::{Config, Envoy, Options};
 use idleguard_harness::stub_lb::{Mode, StubLb};
 use serde_json::{Value, json};
 
-use super::request::{CLAIMS, ask_behind, ask_from};
+use tokio::net::UnixStream;
+
+use super::request::{CLAIMS, ask_behind, ask_from, exchange};
 use super::{ms, project_config, start};
 
 const PAGE: &str = include_str!("../../docs/client-ip.md");
@@ -19,7 +21,7 @@ const FILTERS: &str = "static_resources/listeners/ingress/filter_chains/0/filter
 const MANAGER: &str = "static_resources/listeners/ingress/filter_chains/0/filters/http/typed_config";
 
 /// The block of code behind its mark.
-fn example(name: &str) -> Value {
+pub(crate) fn example(name: &str) -> Value {
     let (_, after) = PAGE.split_once(&format!("{MARK}{name} -->\n```")).expect("an example of that name");
     let (_, code) = after.split_once('\n').expect("a block of code");
     let (code, _) = code.split_once("```").expect("its end");
@@ -31,13 +33,13 @@ fn with_client_ip(config: Config, rules: &Value) -> Config {
 }
 
 /// The project's Envoy, where the peer of a connection is whatever a PROXY header says: a network to play with.
-fn anywhere(config: Config) -> Config {
+pub(crate) fn anywhere(config: Config) -> Config {
     let listener_filters = example("proxy-protocol-listener")["listener_filters"].clone();
     config.set(&format!("{INGRESS}/listener_filters"), listener_filters)
 }
 
 /// Begins a connection from this address (PROXY protocol, version 1).
-fn from(peer: &str) -> Vec<u8> {
+pub(crate) fn from(peer: &str) -> Vec<u8> {
     let (family, to) = if peer.contains(':') { ("TCP6", "2001:db8::1") } else { ("TCP4", "192.0.2.1") };
     format!("PROXY {family} {peer} {to} 41000 443\r\n").into_bytes()
 }
@@ -184,7 +186,8 @@ async fn recipe_netscaler() {
         |client| Some((if client == CLIENT { "203.0.113.5, 10.0.0.1" } else { "203.0.113.66, 10.0.0.1" }, client));
     check(&envoy, &from(LB), &[("ns-client-ip", CLIENT)], through(CLIENT)).await;
     check(&envoy, &from(LB), &[("ns-client-ip", "6.6.6.6"), ("ns-client-ip", CLIENT)], None).await;
-    check(&envoy, &from(LB), &[], Some((LB, LB))).await;
+    let health_check = ask_behind(envoy.ingress(), &from(LB), &[]).await;
+    assert_eq!((health_check.status, health_check.mentions(LB)), (200, false), "{health_check:?}");
     // Attacks: an LB that adds, one that replaces, past the LB.
     check(&envoy, &from(LB), &claims(&[("ns-client-ip", "6.6.6.6"), ("ns-client-ip", ATTACKER)]), None).await;
     check(&envoy, &from(LB), &claims(&[("ns-client-ip", ATTACKER)]), through(ATTACKER)).await;
@@ -196,6 +199,28 @@ async fn recipe_netscaler() {
     assert_eq!(answer.values("x-forwarded-for"), ["203.0.113.5, 10.0.0.1"]);
     let answer = ask_behind(envoy.ingress(), &from(ATTACKER), &[("cip", "6.6.6.6")]).await;
     assert_eq!(answer.values("cip"), [ATTACKER]);
+}
+
+#[tokio::test]
+async fn recipe_unix() {
+    let Some(project) = project_config() else { return };
+    let lb = StubLb::start(Mode::Stable);
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("ingress.sock");
+    let config = with_client_ip(project.upstream(lb.address()), &example("unix"))
+        .set(&format!("{INGRESS}/address"), json!({"pipe": {"path": socket}}));
+    let _envoy = start(&config, 1).await;
+    for (headers, seen) in
+        [(claims(&[("x-forwarded-for", "6.6.6.6, 203.0.113.5")]), Some(CLIENT)), (vec![("x-real-ip", "6.6.6.6")], None)]
+    {
+        let lines: Vec<_> = headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let unix = UnixStream::connect(&socket).await.expect("a connection");
+        let answer = exchange(unix, b"", &lines).await.expect("an answer");
+        assert!(!answer.mentions("6.6.6.6"), "{answer:?}");
+        let seen: Vec<&str> = seen.into_iter().collect();
+        assert_eq!(answer.values("x-forwarded-for"), seen, "{answer:?}");
+        assert_eq!(answer.values("x-real-ip"), seen, "{answer:?}");
+    }
 }
 
 /// The listener as Istio makes it, and its two operations on network filters.
@@ -310,6 +335,7 @@ async fn idleguard_may_be_there_twice() {
     let filters = json!([of(example("first-filter")), last, router]);
     let envoy = start(&config.clone().set(&list, filters), 1).await;
     https_lb(&envoy).await;
-    let opened = "wasmcustom.idleguard.destination.payments.connections_opened";
-    envoy.wait_for(ms(10_000), "payments", |stats| stats[opened] > 0).await.expect("the destination's metrics");
+    let limit = "wasmcustom.idleguard.destination.payments.idle_limit_ms";
+    let is_there = |stats: &std::collections::BTreeMap<String, u64>| stats.get(limit) == Some(&54_000);
+    envoy.wait_for(ms(10_000), "payments", is_there).await.expect("the destination's metrics");
 }

@@ -38,7 +38,7 @@ impl Answer {
 }
 
 /// What a client claims about itself, in every way.
-pub(crate) const CLAIMS: [(&str, &str); 10] = [
+pub(crate) const CLAIMS: [(&str, &str); 15] = [
     ("X-Forwarded-For", "6.6.6.6"),
     ("x-forwarded-for", "6.6.6.6, 127.0.0.1"),
     ("X-Real-IP", "6.6.6.6"),
@@ -49,6 +49,11 @@ pub(crate) const CLAIMS: [(&str, &str); 10] = [
     ("True-Client-IP", "6.6.6.6"),
     ("CF-Connecting-IP", "6.6.6.6"),
     ("X-Client-IP", "6.6.6.6"),
+    ("Client-IP", "6.6.6.6"),
+    ("X.Real.IP", "6.6.6.6"),
+    ("X-Original-Forwarded-For", "6.6.6.6"),
+    ("x~forwarded!for", "6.6.6.6"),
+    ("X-Envoy-External-Address", "6.6.6.6"),
 ];
 
 /// Sends a request on a new connection.
@@ -78,7 +83,7 @@ pub(crate) async fn ask_from(
 
 /// Sends a request, and reads to the end of the connection; `None` if nothing came.
 pub(crate) async fn exchange(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     before: &[u8],
     headers: &[Line],
 ) -> Option<Answer> {
@@ -87,17 +92,31 @@ pub(crate) async fn exchange(
         request.extend([&name[..], b": ", value, b"\r\n"].concat());
     }
     request.extend(b"\r\n");
+    exchange_bytes(stream, &request).await
+}
+
+/// Sends these bytes, and reads to the end of the connection; `None` if nothing came.
+pub(crate) async fn exchange_bytes(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &[u8]) -> Option<Answer> {
+    let (status, body) = exchange_for_body(&mut stream, request).await?;
+    let received: Value = serde_json::from_slice(&body).unwrap_or(Value::Array(Vec::new()));
+    let mut headers = lines(&received);
+    headers.iter_mut().for_each(|(name, _)| name.make_ascii_lowercase());
+    headers.sort();
+    Some(Answer { status, headers })
+}
+
+/// The same, for a body of any kind. What is chunked is left so.
+pub(crate) async fn exchange_for_body(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    request: &[u8],
+) -> Option<(u16, Vec<u8>)> {
     let mut response = Vec::new();
     let exchange = async {
-        let _ = stream.write_all(&request).await; // Envoy may close before it has read all
+        let _ = stream.write_all(request).await; // Envoy may close before it has read all
         let _ = stream.read_to_end(&mut response).await;
     };
     timeout(Duration::from_secs(10), exchange).await.expect("the end of the connection within ten seconds");
     let head_end = response.windows(4).position(|four| four == b"\r\n\r\n")?;
     let status = std::str::from_utf8(&response[9..12]).ok()?.parse().ok()?;
-    let received: Value = serde_json::from_slice(&response[head_end + 4..]).unwrap_or(Value::Array(Vec::new()));
-    let mut headers = lines(&received);
-    headers.iter_mut().for_each(|(name, _)| name.make_ascii_lowercase());
-    headers.sort();
-    Some(Answer { status, headers })
+    Some((status, response[head_end + 4..].to_vec()))
 }

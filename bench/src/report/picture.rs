@@ -59,7 +59,7 @@ fn write(area: &Area<'_>, text: &str, at: (i32, i32), pen: Pen) -> Result<()> {
 }
 
 fn is_ours(subject: Subject) -> bool {
-    matches!(subject, Subject::Known | Subject::Learning)
+    matches!(subject, Subject::Known | Subject::Learning | Subject::Scout)
 }
 
 // === failures
@@ -237,7 +237,9 @@ pub(super) fn connections(path: &Path, cells: &[Cell]) -> Result<()> {
 
 /// CPU per request against plain Envoy, by traffic.
 pub(super) fn cpu(path: &Path, costs: &[Cost]) -> Result<()> {
-    let ours = |variant: Variant| matches!(variant, Variant::ClientIp | Variant::Guard | Variant::Everything);
+    let ours = |variant: Variant| {
+        matches!(variant, Variant::ClientIp | Variant::WatchAll | Variant::Lane | Variant::Everything)
+    };
     let all: Vec<_> = Traffic::ALL
         .into_iter()
         .map(|traffic| {
@@ -260,7 +262,7 @@ pub(super) fn cpu(path: &Path, costs: &[Cost]) -> Result<()> {
                 axis: "Envoy's CPU time per request, plain Envoy = 1",
                 most,
                 step,
-                line: Some((1.25, "bar for everything: 1.25")),
+                line: None,
                 entries,
             }
         })
@@ -306,7 +308,7 @@ pub(super) fn scale(path: &Path, loads: &[Load]) -> Result<()> {
                 value: value(load),
                 spread: None,
                 text: format!("{:.digits$}", value(load)),
-                ours: load.variant == Variant::Guard,
+                ours: load.variant == Variant::Lane,
             })
             .collect();
         let (most, step) = axis(entries.iter().map(|entry| entry.value).fold(0.0, f64::max) * 1.1);
@@ -322,8 +324,7 @@ pub(super) fn scale(path: &Path, loads: &[Load]) -> Result<()> {
 /// The variants of this section, in few words: they stand behind a number.
 fn short(variant: Variant) -> &'static str {
     match variant {
-        Variant::Guard => "idleguard",
-        Variant::Hop => "hop alone",
+        Variant::Lane => "idleguard",
         other => other.label(),
     }
 }

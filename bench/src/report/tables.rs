@@ -1,13 +1,12 @@
 //! The tables, in Markdown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    calls::Call,
     correctness::{Cell, LbMode, Shape, Tally},
+    cost,
     cpu::{Cost, Traffic},
     latency::Latency,
-    race::Run,
     scale,
     statistics::{Spread, quantile},
     subjects::Subject,
@@ -112,7 +111,7 @@ pub(super) fn kinds(cells: &[Cell]) -> String {
     }
     let learnt: Vec<_> = cells
         .iter()
-        .filter(|cell| cell.subject == Subject::Learning)
+        .filter(|cell| cell.subject == Subject::Scout)
         .map(|cell| {
             let at =
                 |millis: u64| if millis == 0 { "nothing".to_owned() } else { format!("{:.1} s", millis as f64 / 1e3) };
@@ -164,71 +163,6 @@ pub(super) fn connection_ratios(cells: &[Cell]) -> Vec<(LbMode, Shape, f64)> {
     ratios
 }
 
-/// The race, summed over its seeds: shape, idleguard or not, tally, opened per 1,000.
-pub(super) fn race_sums(runs: &[Run]) -> Vec<(Shape, bool, Tally, f64)> {
-    let mut sums = Vec::new();
-    for shape in Shape::ALL {
-        for idleguard in [false, true] {
-            let own = runs.iter().filter(|run| run.shape == shape && run.idleguard == idleguard);
-            let (tally, opened) = own.fold((Tally::default(), 0), |(tally, opened), run| {
-                (tally.and(Tally { requests: run.requests, failed: run.failed }), opened + run.opened)
-            });
-            if tally.requests > 0 {
-                sums.push((shape, idleguard, tally, opened as f64 * 1e3 / tally.requests as f64));
-            }
-        }
-    }
-    sums
-}
-
-/// The race.
-pub(super) fn race(runs: &[Run]) -> String {
-    let names = ["", "requests", "failed", "connections per 1,000 requests", "ratio (a seed's ratios)"];
-    let mut text = head(names.map(str::to_owned).into());
-    for (shape, idleguard, tally, opened) in race_sums(runs) {
-        let who = if idleguard { "idleguard, timeout known" } else { "Envoy, idle_timeout" };
-        let ratio = if idleguard { race_ratio(runs, shape).to_string() } else { "1".to_owned() };
-        let name = format!("{who}, {}", shape.label());
-        text.push_str(&row([
-            name,
-            tally.requests.to_string(),
-            tally.failed.to_string(),
-            format!("{opened:.1}"),
-            ratio,
-        ]));
-    }
-    text
-}
-
-/// Connections per request of idleguard against Envoy's `idle_timeout`.
-pub(super) struct RaceRatio {
-    /// Of all seeds together. One seed opens too few connections for a ratio of its own: a stall decides it.
-    pub(super) overall: f64,
-    /// The smallest and the largest of a seed.
-    range: (f64, f64),
-}
-
-impl std::fmt::Display for RaceRatio {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.2} ({:.2} to {:.2})", self.overall, self.range.0, self.range.1)
-    }
-}
-
-pub(super) fn race_ratio(runs: &[Run], shape: Shape) -> RaceRatio {
-    let sum = |idleguard| {
-        let sums = race_sums(runs);
-        sums.iter().find(|(of, by, ..)| (*of, *by) == (shape, idleguard)).map_or(f64::NAN, |(.., opened)| *opened)
-    };
-    let of = |idleguard: bool, seed: u64| {
-        let run = runs.iter().find(|run| (run.shape, run.idleguard, run.seed) == (shape, idleguard, seed));
-        run.map(Run::opened_per_1_000)
-    };
-    let seeds = runs.iter().map(|run| run.seed).collect::<std::collections::BTreeSet<_>>();
-    let ratios = seeds.into_iter().filter_map(|seed| Some(of(true, seed)? / of(false, seed)?));
-    let range = ratios.fold((f64::INFINITY, 0.0_f64), |(least, most), ratio| (least.min(ratio), most.max(ratio)));
-    RaceRatio { overall: sum(true) / sum(false), range }
-}
-
 fn ratio(spread: Spread) -> String {
     format!("{:.2} ({:.2} to {:.2})", spread.median, spread.low, spread.high)
 }
@@ -240,27 +174,47 @@ pub(super) fn cpu(costs: &[Cost]) -> String {
         let mut own = costs.iter().filter(|cost| cost.traffic == traffic).peekable();
         let Some(first) = own.peek() else { continue };
         text.push_str(&format!("{}, {} rounds:\n\n", capital(traffic.label()), first.rounds));
-        let names = ["", "CPU µs per request", "against plain Envoy", "against the no-op module in the same places"];
+        let names = ["", "CPU µs per request", "against plain Envoy"];
         text.push_str(&head(names.map(str::to_owned).into()));
         for cost in own {
-            let noop = cost.to_noop.map_or_else(String::new, ratio);
             let micros = format!("{:.1}", cost.micros.median);
-            text.push_str(&row([cost.variant.label().to_owned(), micros, ratio(cost.ratio), noop]));
+            text.push_str(&row([cost.variant.label().to_owned(), micros, ratio(cost.ratio)]));
         }
         text.push('\n');
     }
     text
 }
 
-/// Calls of the host.
-pub(super) fn calls(calls: &[Call]) -> String {
-    let names = ["", "CPU µs per call", "calls for a request", "CPU µs for a request"];
-    let mut text = head(names.map(str::to_owned).into());
-    for Call { what, in_a_request, micros } in calls {
-        let sum = format!("{:.1}", micros.median * f64::from(*in_a_request));
-        text.push_str(&row([what.clone(), ratio(*micros), in_a_request.to_string(), sum]));
+/// Instructions per request.
+pub(super) fn cost(costs: &[cost::Cost]) -> String {
+    let mut text = String::new();
+    for traffic in costs.iter().map(|cost| cost.traffic).collect::<BTreeSet<_>>() {
+        text.push_str(&head(
+            [&capital(traffic.label()), "thousand instructions", "of plain Envoy"].map(str::to_owned).into(),
+        ));
+        for cost in costs.iter().filter(|cost| cost.traffic == traffic) {
+            let label = cost.variant.label().to_owned();
+            text.push_str(&row([label, format!("{:.1}", cost.thousands), format!("{:.2}", cost.of_plain)]));
+        }
+        text.push('\n');
     }
     text
+}
+
+/// The same in words, for the middle of a sentence.
+pub(super) fn cost_line(costs: &[cost::Cost]) -> String {
+    let of = |variant: Variant| {
+        let cost = costs.iter().find(|cost| cost.traffic == cost::Traffic::Small && cost.variant == variant);
+        cost.map_or_else(|| "–".to_owned(), |cost| format!("{:.2}", cost.of_plain))
+    };
+    format!(
+        "of plain Envoy's instructions for a small request, {} with watching alone, {} with a lane in force, {} with `client_ip` alone, {} \
+         with everything",
+        of(Variant::WatchAll),
+        of(Variant::Lane),
+        of(Variant::ClientIp),
+        of(Variant::Everything)
+    )
 }
 
 fn capital(text: &str) -> String {

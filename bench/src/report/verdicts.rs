@@ -2,8 +2,7 @@
 
 use crate::{
     correctness::{Cell, LbMode, Shape, Tally},
-    cpu::{Cost, Traffic},
-    race::Run,
+    cost::{Cost, Traffic},
     subjects::Subject,
     variants::Variant,
 };
@@ -24,11 +23,8 @@ pub(super) fn table(all: &Everything) -> String {
         verdicts.extend(failures(&section.results));
         verdicts.extend(connections(&section.results));
     }
-    if let Some(section) = &all.race {
-        verdicts.extend(race(&section.results));
-    }
-    if let Some(section) = &all.cpu {
-        verdicts.extend(cpu(&section.results));
+    if let Some(section) = &all.cost {
+        verdicts.extend(cost(&section.results));
     }
     let mut text = String::new();
     let quick = super::settings_of(all).into_iter().filter(|(_, setting, _)| setting.quick);
@@ -45,7 +41,7 @@ pub(super) fn table(all: &Everything) -> String {
 
 fn failures(cells: &[Cell]) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
-    for subject in [Subject::Known, Subject::Learning] {
+    for subject in [Subject::Known, Subject::Learning, Subject::Scout] {
         let own = || cells.iter().filter(move |cell| cell.subject == subject);
         if own().next().is_none() {
             continue;
@@ -108,56 +104,18 @@ fn connections(cells: &[Cell]) -> Vec<Verdict> {
     by_mode.chain(steady).collect()
 }
 
-fn race(runs: &[Run]) -> Vec<Verdict> {
-    let mut verdicts = Vec::new();
-    for shape in Shape::ALL {
-        let ratio = tables::race_ratio(runs, shape);
-        verdicts.push(Verdict {
-            what: format!("connections opened in the race, {}", shape.label()),
-            bar: "1.50".to_owned(),
-            measured: ratio.to_string(),
-            met: ratio.overall <= 1.5,
-        });
-    }
-    let failed: u64 = runs.iter().filter(|run| run.idleguard).map(|run| run.failed).sum();
-    verdicts.push(Verdict {
-        what: "failures in the race".to_owned(),
-        bar: "0".to_owned(),
-        measured: failed.to_string(),
-        met: failed == 0,
-    });
-    verdicts
-}
-
-fn cpu(costs: &[Cost]) -> Vec<Verdict> {
-    let of = |traffic, variant| costs.iter().find(|cost| cost.traffic == traffic && cost.variant == variant);
-    let mut verdicts = Vec::new();
-    for traffic in Traffic::ALL {
-        let (Some(client_ip), Some(lua), Some(everything)) =
-            (of(traffic, Variant::ClientIp), of(traffic, Variant::Lua), of(traffic, Variant::Everything))
-        else {
-            continue;
-        };
-        verdicts.push(Verdict {
-            what: format!("CPU, client_ip alone, {}", traffic.label()),
-            bar: format!("below the Lua filter: {:.2}", lua.ratio.median),
-            measured: format!("{:.2}", client_ip.ratio.median),
-            met: client_ip.ratio.median < lua.ratio.median,
-        });
-        verdicts.push(Verdict {
-            what: format!("CPU, everything on, {}", traffic.label()),
-            bar: "1.25 of plain Envoy".to_owned(),
-            measured: format!("{:.2}", everything.ratio.median),
-            met: everything.ratio.median <= 1.25,
-        });
-        if let Some(noop) = everything.to_noop {
-            verdicts.push(Verdict {
-                what: format!("CPU, everything on, {}", traffic.label()),
-                bar: "1.08 of a no-op module in the same places".to_owned(),
-                measured: format!("{:.2}", noop.median),
-                met: noop.median <= 1.08,
-            });
-        }
-    }
-    verdicts
+fn cost(costs: &[Cost]) -> Vec<Verdict> {
+    let bars =
+        [(Variant::WatchAll, 1.15), (Variant::Lane, 1.20), (Variant::ClientIp, 1.25), (Variant::Everything, 1.38)];
+    let of = |variant: Variant| costs.iter().find(|cost| cost.traffic == Traffic::Small && cost.variant == variant);
+    let verdict = |(variant, bar): (Variant, f64)| {
+        let cost = of(variant)?;
+        Some(Verdict {
+            what: format!("instructions, {}, {}", cost.variant.label(), cost.traffic.label()),
+            bar: format!("{bar:.2} of plain Envoy"),
+            measured: format!("{:.3}", cost.of_plain),
+            met: cost.of_plain <= bar,
+        })
+    };
+    bars.into_iter().filter_map(verdict).collect()
 }

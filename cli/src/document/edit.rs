@@ -1,13 +1,16 @@
 //! Edits: each changes the value, and the text in the few lines where it must.
+//!
+//! What is put in goes between whole lines, or, in flow style and JSON, before something that is there, so that no existing line
+//! changes where lines are what it is written in. Taking it out is the exact inverse.
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Document, Format, Kind, Node, emit};
-use crate::path::{Path, Step};
+use super::{Document, Format, Kind, Node, emit, spelling};
+use crate::path::{Path, Step, spelled};
 
-/// Where in a mapping a new key goes.
+/// Where in a mapping a new key goes. In flow style and in JSON it goes before all others.
 #[derive(Clone, Copy, Debug)]
 pub enum Spot<'a> {
     /// Behind all others.
@@ -32,7 +35,7 @@ impl<'a> Snippet<'a> {
         let (comments, body) = lines.split_at_checked(first).unwrap_or_default();
         let wrapped: String = body.iter().map(|line| format!(" {line}\n")).collect();
         let document = Document::parse(&format!("x:\n{wrapped}")).with_context(|| format!("in {text}"))?;
-        let value = document.value.get("x").cloned().unwrap_or_default();
+        let value = document.raw.get("x").cloned().unwrap_or_default();
         Ok(Self { comments: comments.to_vec(), body: body.to_vec(), value })
     }
 
@@ -72,12 +75,28 @@ impl Document {
     /// If there is no list, or the snippet is no YAML.
     pub fn insert_item(&mut self, list: &Path, at: usize, snippet: &str) -> Result<()> {
         let snippet = Snippet::parse(snippet)?;
-        let mut value = self.value.clone();
-        let items =
-            list.get_mut(&mut value).and_then(Value::as_array_mut).with_context(|| format!("no list at {list}"))?;
-        let at = at.min(items.len());
-        items.insert(at, snippet.value.clone());
-        self.apply(value, |document| document.text_with_item(list, at, &snippet))
+        self.wants_list(list)?;
+        let insert = |root: &mut Value, item: Value| {
+            let items =
+                list.get_mut(root).and_then(Value::as_array_mut).with_context(|| format!("no list at {list}"))?;
+            items.insert(at.min(items.len()), item);
+            Ok(())
+        };
+        self.apply(&snippet.value, &insert, &|document| document.text_with_item(list, at, &snippet))
+    }
+
+    /// Puts an item into a list whose order means nothing: behind all others, or, in flow style, before them.
+    ///
+    /// # Errors
+    /// If there is no list, or the snippet is no YAML.
+    pub fn add_item(&mut self, list: &Path, snippet: &str) -> Result<()> {
+        let at = if self.is_flow(list) { 0 } else { usize::MAX };
+        self.insert_item(list, at, snippet)
+    }
+
+    /// Whether a mapping or list is in flow style, as all of JSON is.
+    pub fn is_flow(&self, path: &Path) -> bool {
+        self.format == Format::Json || self.node(path).is_ok_and(|node| node.flow)
     }
 
     /// Puts a new key into a mapping.
@@ -86,17 +105,15 @@ impl Document {
     /// If there is no mapping, the key is there, or the snippet is no YAML.
     pub fn insert_key(&mut self, map: &Path, key: &str, spot: Spot<'_>, snippet: &str) -> Result<()> {
         let snippet = Snippet::parse(snippet)?;
-        let mut value = self.value.clone();
-        let entries =
-            map.get_mut(&mut value).and_then(Value::as_object_mut).with_context(|| format!("no mapping at {map}"))?;
-        if entries.contains_key(key) {
-            bail!("{map} has a key {key} already");
-        }
-        match spot_of(entries, spot) {
-            Some(index) => entries.shift_insert(index, key.to_owned(), snippet.value.clone()),
-            None => entries.insert(key.to_owned(), snippet.value.clone()),
+        let insert = |root: &mut Value, value: Value| {
+            let entries =
+                map.get_mut(root).and_then(Value::as_object_mut).with_context(|| format!("no mapping at {map}"))?;
+            if entries.insert(key.to_owned(), value).is_some() {
+                bail!("{map} has a key {key} already");
+            }
+            Ok(())
         };
-        self.apply(value, |document| document.text_with_key(map, key, spot, &snippet))
+        self.apply(&snippet.value, &insert, &|document| document.text_with_key(map, key, spot, &snippet))
     }
 
     /// Replaces a scalar, or anything by a scalar.
@@ -105,47 +122,74 @@ impl Document {
     /// If nothing stands there.
     pub fn set(&mut self, path: &Path, new: impl Into<Value>) -> Result<()> {
         let new = new.into();
-        let mut value = self.value.clone();
-        *path.get_mut(&mut value).with_context(|| format!("nothing at {path}"))? = new.clone();
-        self.apply(value, |document| document.text_with_value(path, &new))
+        let replace = |root: &mut Value, new: Value| {
+            *path.get_mut(root).with_context(|| format!("nothing at {path}"))? = new;
+            Ok(())
+        };
+        self.apply(&new, &replace, &|document| document.text_with_value(path, &new))
     }
 
-    /// Removes a key with its value, and the comment lines right above it.
+    /// Takes out a key or a list's item, and those lines right above it that are these comments.
     ///
     /// # Errors
     /// If it isn't there.
-    pub fn remove(&mut self, path: &Path) -> Result<()> {
-        let (parent, Step::Key(key)) = path.split_last().context("the root can't be removed")? else {
-            bail!("{path} is no key");
+    pub fn remove(&mut self, path: &Path, comments: &[&str]) -> Result<()> {
+        let (parent, step) = path.split_last().context("the root can't be removed")?;
+        let take_out = |root: &mut Value, _: Value| {
+            let parent = parent.get_mut(root).with_context(|| format!("nothing at {path}"))?;
+            match step {
+                Step::Key(key) => {
+                    let key = spelled(parent, key).with_context(|| format!("nothing at {path}"))?.to_owned();
+                    parent.as_object_mut().and_then(|entries| entries.shift_remove(&key)).map(drop)
+                }
+                Step::Index(at) => {
+                    parent.as_array_mut().filter(|items| *at < items.len()).map(|items| drop(items.remove(*at)))
+                }
+            }
+            .with_context(|| format!("nothing at {path}"))
         };
-        let mut value = self.value.clone();
-        let entries = parent.get_mut(&mut value).and_then(Value::as_object_mut);
-        entries.and_then(|entries| entries.shift_remove(key)).with_context(|| format!("nothing at {path}"))?;
-        self.apply(value, |document| document.text_without(&parent, key))
+        self.apply(&Value::Null, &take_out, &|document| document.text_without(&parent, step, comments))
     }
 
-    /// The source of a key's value, to be put in elsewhere: with the comments in it and right above the key.
-    pub fn source(&self, path: &Path) -> String {
-        self.source_in_text(path).unwrap_or_else(|| emit::yaml(path.get(&self.value).unwrap_or(&Value::Null)))
+    /// Whether the line right above a key or a list's item, in block style, is this comment.
+    pub fn is_below(&self, path: &Path, comment: &str) -> bool {
+        let Some((parent, step)) = path.split_last() else { return false };
+        let start = self.node(&parent).and_then(|node| self.first_line(node, step));
+        start.is_ok_and(|line| self.line_above(line).is_some_and(|(_, text)| text.trim() == comment))
+    }
+
+    fn wants_list(&self, list: &Path) -> Result<()> {
+        let is_one = list.get(&self.raw).is_some_and(|raw| !raw.is_array());
+        match self.root.as_ref() {
+            _ if is_one => {
+                bail!("a list is wanted at {list}: Envoy takes one item for it, but beside that no other has a place")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Changes the value, and the text if it can be changed so that it says the same; else writes the text anew.
-    fn apply(&mut self, value: Value, edit: impl Fn(&Self) -> Result<String>) -> Result<()> {
-        if self.format == Format::Json {
-            let text = render_json(&self.text, &value)?;
-            *self = Self::read(text, Format::Json)?;
-            return Ok(());
-        }
-        let edited = edit(self).and_then(|text| Self::read(text, Format::Yaml));
+    fn apply(
+        &mut self,
+        new: &Value,
+        change: &dyn Fn(&mut Value, Value) -> Result<()>,
+        edit: &dyn Fn(&Self) -> Result<String>,
+    ) -> Result<()> {
+        let mut raw = self.raw.clone();
+        change(&mut raw, new.clone())?;
+        let edited = edit(self).and_then(|text| Self::read(text, self.format));
         let lost = self.comments_lost.take();
         *self = match edited {
-            Ok(document) if document.value == value => Self { comments_lost: lost, ..document },
+            Ok(document) if spelling::canonical(&document.raw) == spelling::canonical(&raw) => {
+                Self { comments_lost: lost, ..document }
+            }
+            _ if self.format == Format::Json => Self::read(render_json(&self.text, &raw)?, Format::Json)?,
             other => {
                 let reason = other.map_or_else(
                     |error| format!("{error:#}"),
                     |_| "an alias, or a style that can't be edited in place".to_owned(),
                 );
-                let text = emit::yaml(&value) + "\n";
+                let text = emit::yaml(&raw) + "\n";
                 Self { comments_lost: lost.or(Some(reason)), ..Self::read(text, Format::Yaml)? }
             }
         };
@@ -156,11 +200,10 @@ impl Document {
         let node = self.node(list)?;
         let Kind::List(items) = &node.kind else { bail!("no list") };
         if node.flow {
-            let json = flow(&snippet.value);
             return match (items.get(at), items.last()) {
-                (Some(item), _) => self.spliced(item.start, item.start, &format!("{json}, ")),
-                (None, Some(last)) => self.spliced(last.end, last.end, &format!(", {json}")),
-                (None, None) => self.spliced(node.start, node.end, &format!("[{json}]")),
+                (Some(item), _) => self.spliced_before(item, "", &snippet.value),
+                (None, Some(last)) => self.spliced(last.end, last.end, &format!(", {}", self.flow(&snippet.value))),
+                (None, None) => self.spliced(node.start + 1, node.start + 1, &self.flow(&snippet.value)),
             };
         }
         let column = node.place.column - 1;
@@ -178,33 +221,53 @@ impl Document {
     fn text_with_key(&self, map: &Path, key: &str, spot: Spot<'_>, snippet: &Snippet<'_>) -> Result<String> {
         let node = if map.0.is_empty() { self.root.as_ref().context("no tree")? } else { self.node(map)? };
         let Kind::Map(entries) = &node.kind else { bail!("no mapping") };
-        let named = |wanted: &str| entries.iter().find(|(key, _)| key.is_named(wanted));
-        let (_, last) = match spot {
-            Spot::After(key) => named(key).or(entries.last()),
-            Spot::End | Spot::Before(_) => entries.last(),
-        }
-        .map_or((None, None), |(key, value)| (Some(key), Some(value)));
         if node.flow {
-            let entry = format!("{}: {}", flow_key(key), flow(&snippet.value));
-            return match last {
-                Some(last) => self.spliced(last.end, last.end, &format!(", {entry}")),
-                None => self.spliced(node.start, node.end, &format!("{{ {entry} }}")),
+            let key =
+                format!("{}: ", if self.format == Format::Json { Value::from(key).to_string() } else { flow_key(key) });
+            return match entries.first() {
+                Some((first, _)) => self.spliced_before(first, &key, &snippet.value),
+                None => self.spliced(node.start + 1, node.start + 1, &format!("{key}{}", self.flow(&snippet.value))),
             };
         }
+        let named = |wanted: &str| entries.iter().find(|(key, _)| key.is_named(wanted));
         let column = node.place.column - 1;
         let text = snippet.as_entry(&flow_key(key), column);
         if let Spot::Before(next) = spot
             && let Some((next, _)) = named(next)
+            && let Ok(line) = self.own_line(next.begin)
         {
-            let line = self.own_line(next.start)?;
             let start = self.above_comments(line, column);
             return self.spliced(start, start, &text);
         }
-        self.spliced_behind(last.context("an empty block mapping")?.end, &text)
+        let last = match spot {
+            Spot::After(key) => named(key).or(entries.last()),
+            Spot::End | Spot::Before(_) => entries.last(),
+        };
+        let (last, value) = last.context("an empty block mapping")?;
+        self.spliced_behind(value.end.max(last.end), &text)
+    }
+
+    /// With a value, or a key and a value, put in before an item or a key of flow style. Where that begins a line, the new
+    /// one gets lines of its own.
+    fn spliced_before(&self, next: &Node, key: &str, value: &Value) -> Result<String> {
+        let Ok(line) = self.own_line(next.begin) else {
+            return self.spliced(next.begin, next.begin, &format!("{key}{}, ", self.flow(value)));
+        };
+        let indent = self.text.get(line..next.begin).unwrap_or_default();
+        let text = if self.format == Format::Json { pretty_json(&self.text, value)? } else { self.flow(value) };
+        let text = text.replace('\n', &format!("\n{indent}"));
+        self.spliced(next.begin, next.begin, &format!("{key}{text},\n{indent}"))
+    }
+
+    fn flow(&self, value: &Value) -> String {
+        if self.format == Format::Json { value.to_string() } else { flow(value) }
     }
 
     fn text_with_value(&self, path: &Path, new: &Value) -> Result<String> {
         let node = self.node(path)?;
+        if self.format == Format::Json {
+            return self.spliced(node.start, node.end, &new.to_string());
+        }
         let in_flow = path.split_last().is_some_and(|(parent, _)| self.node(&parent).is_ok_and(|parent| parent.flow));
         let old = self.text.get(node.start..node.end).unwrap_or_default();
         let blank = if old.is_empty() { " " } else { "" }; // of nothing, the place is behind `key:`
@@ -227,69 +290,77 @@ impl Document {
         }
     }
 
-    fn text_without(&self, map: &Path, key: &str) -> Result<String> {
-        let node = self.node(map)?;
-        let Kind::Map(entries) = &node.kind else { bail!("no mapping") };
-        let at = entries.iter().position(|(name, _)| name.is_named(key)).context("no such key")?;
-        let (name, value) = entries.get(at).context("no such key")?;
-        let next = entries.get(at + 1);
+    fn text_without(&self, parent: &Path, step: &Step, comments: &[&str]) -> Result<String> {
+        let node = if parent.0.is_empty() { self.root.as_ref().context("no tree")? } else { self.node(parent)? };
+        // What goes, from its first byte, and what stands beside it.
+        let (first, last, before, next) = match (&node.kind, step) {
+            (Kind::List(items), Step::Index(at)) => {
+                let item = items.get(*at).context("no such item")?;
+                let before = at.checked_sub(1).and_then(|before| items.get(before));
+                (item, item, before, items.get(at + 1))
+            }
+            (Kind::Map(entries), Step::Key(key)) => {
+                let at = entries.iter().position(|(name, _)| name.is_named(key)).context("no such key")?;
+                let (name, value) = entries.get(at).context("no such key")?;
+                let before = at.checked_sub(1).and_then(|before| entries.get(before));
+                (name, value, before.map(|(_, value)| value), entries.get(at + 1).map(|(name, _)| name))
+            }
+            _ => bail!("nothing there"),
+        };
         if node.flow {
-            return match (at.checked_sub(1).and_then(|before| entries.get(before)), next) {
-                (Some((_, before)), _) => self.spliced(before.end, value.end, ""),
-                (None, Some((next, _))) => self.spliced(name.start, next.start, ""),
-                (None, None) => self.spliced(node.start, node.end, "{}"),
+            return match (before, next) {
+                (_, Some(next)) => self.spliced(first.begin, next.begin, ""),
+                (Some(before), None) => self.spliced(before.end, last.end, ""),
+                (None, None) => self.spliced(first.begin, last.end, ""),
             };
         }
-        match (self.own_line(name.start), next) {
-            (Ok(line), _) => {
-                let start = self.above_comments(line, node.place.column - 1);
-                self.spliced(start, self.behind_line(value.end), "")
+        let mut start = self.first_line(node, step)?;
+        while let Some((above, text)) = self.line_above(start)
+            && comments.contains(&text.trim())
+        {
+            start = above;
+        }
+        let end = self.behind_line(last.end.max(first.end));
+        if end == self.text.len() && !self.text.ends_with('\n') && start > 0 {
+            start -= if self.text.get(..start).is_some_and(|before| before.ends_with("\r\n")) { 2 } else { 1 };
+        }
+        self.spliced(start, end, "")
+    }
+
+    /// The start of the line that a key, or the dash of a list's item, begins.
+    fn first_line(&self, node: &Node, step: &Step) -> Result<usize> {
+        match (&node.kind, step) {
+            (Kind::List(items), Step::Index(at)) if !node.flow => {
+                self.dash_line(items.get(*at).context("no such item")?, node, *at == 0)
             }
-            // Behind the dash of a list item: what follows moves there.
-            (Err(_), Some((next, _))) => self.spliced(name.start, next.start, ""),
-            (Err(error), None) => Err(error),
+            (Kind::Map(entries), Step::Key(key)) if !node.flow => {
+                let (name, _) = entries.iter().find(|(name, _)| name.is_named(key)).context("no such key")?;
+                self.own_line(name.begin)
+            }
+            _ => bail!("no lines of its own"),
         }
     }
 
-    fn source_in_text(&self, path: &Path) -> Option<String> {
-        let (parent, step) = path.split_last()?;
-        let parent = self.node(&parent).ok()?;
-        let (Some(key), value) = parent.child(step)? else { return None };
-        if parent.flow || value.alias || self.format == Format::Json {
-            return None;
-        }
-        let body = self.text.get(value.start..value.end)?;
-        if body.contains(['*', '&']) {
-            return None; // an anchor, or an alias of one that may not be known there
-        }
-        let column = parent.place.column - 1;
-        let comments = match self.own_line(key.start) {
-            Ok(line) => self.text.get(self.above_comments(line, column)..line)?.lines().map(str::trim_start).collect(),
-            Err(_) => Vec::new(),
-        };
-        let key_line_end = self.behind_line(key.end);
-        let body: Vec<String> = if value.start < key_line_end {
-            vec![flow(&value.value())]
-        } else {
-            let text = self.text.get(key_line_end..self.behind_line(value.end))?;
-            let shallow = text.lines().filter(|line| !line.trim().is_empty()).map(indentation).min()?;
-            text.lines().map(|line| line.get(shallow..).unwrap_or_default().to_owned()).collect()
-        };
-        Some(comments.into_iter().map(str::to_owned).chain(body).collect::<Vec<_>>().join("\n"))
+    /// The line above the one that starts here.
+    fn line_above(&self, start: usize) -> Option<(usize, &str)> {
+        let above = self.line_start(start.checked_sub(1)?);
+        Some((above, self.text.get(above..start)?))
     }
 
     // === places in the text ===
 
+    /// With `new` in place of these bytes, its lines ended as the file's are.
     fn spliced(&self, start: usize, end: usize, new: &str) -> Result<String> {
         let (before, after) = (self.text.get(..start), self.text.get(end..));
-        Ok([before.context("not in the text")?, new, after.context("not in the text")?].concat())
+        let new = if self.text.contains("\r\n") { new.replace('\n', "\r\n") } else { new.to_owned() };
+        Ok([before.context("not in the text")?, &new, after.context("not in the text")?].concat())
     }
 
     /// With whole lines put in behind the line that holds the byte before `end`.
     fn spliced_behind(&self, end: usize, lines: &str) -> Result<String> {
         let at = self.behind_line(end);
         let needs_break = at == self.text.len() && !self.text.ends_with('\n');
-        self.spliced(at, at, &if needs_break { format!("\n{lines}") } else { lines.to_owned() })
+        self.spliced(at, at, &if needs_break { format!("\n{}", lines.trim_end()) } else { lines.to_owned() })
     }
 
     fn line_start(&self, at: usize) -> usize {
@@ -341,21 +412,12 @@ impl Document {
 
 impl Node {
     fn is_named(&self, wanted: &str) -> bool {
-        matches!(&self.kind, Kind::Scalar(name) if !name.is_null() && super::name_of(name) == wanted)
+        self.name().is_some_and(|name| spelling::is_same(&name, wanted))
     }
 }
 
 pub(super) fn indentation(line: &str) -> usize {
     line.len() - line.trim_start_matches(' ').len()
-}
-
-fn spot_of(entries: &serde_json::Map<String, Value>, spot: Spot<'_>) -> Option<usize> {
-    let position = |wanted: &str| entries.keys().position(|key| key == wanted);
-    match spot {
-        Spot::End => None,
-        Spot::Before(key) => position(key),
-        Spot::After(key) => position(key).map(|at| at + 1),
-    }
 }
 
 /// The value in one line, as YAML and JSON both read it; a text with quotes in YAML's single ones.
@@ -375,19 +437,23 @@ fn flow_key(key: &str) -> String {
 
 /// The value in the style of the text that it replaces: its indentation, or one line.
 fn render_json(text: &str, value: &Value) -> Result<String> {
-    let body = text.trim();
     let ending = if text.ends_with('\n') { "\n" } else { "" };
-    if !body.contains('\n') {
-        return Ok(value.to_string() + ending);
+    match text.trim().contains('\n') {
+        true => Ok(pretty_json(text, value)? + ending),
+        false => Ok(value.to_string() + ending),
     }
-    let blank = body.lines().find_map(|line| {
+}
+
+/// The value in lines, indented as the text is.
+fn pretty_json(text: &str, value: &Value) -> Result<String> {
+    let blank = text.lines().find_map(|line| {
         let trimmed = line.trim_start();
         line.get(..line.len() - trimmed.len()).filter(|blank| !blank.is_empty() && !trimmed.is_empty())
     });
     let formatter = serde_json::ser::PrettyFormatter::with_indent(blank.unwrap_or("  ").as_bytes());
     let mut out = Vec::new();
     value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))?;
-    Ok(String::from_utf8(out)? + ending)
+    Ok(String::from_utf8(out)?)
 }
 
 #[cfg(test)]
@@ -436,9 +502,9 @@ list:                # what it is
             document.insert_item(&a.then("none"), 0, "z").unwrap();
             document.insert_key(&a.then("empty"), "k", Spot::End, "v").unwrap();
             document.insert_key(&a, "more", Spot::End, "- 1").unwrap();
-            document.remove(&a.then("list")).unwrap();
+            document.remove(&a.then("list"), &[]).unwrap();
         });
-        assert_eq!(edited.text(), "a: { empty: { k: v }, none: [z], more: [1] } # c\n");
+        assert_eq!(edited.text(), "a: { more: [1], empty: {k: v}, none: [z] } # c\n");
         assert_eq!(edited.comments_lost(), None);
     }
 
@@ -446,17 +512,41 @@ list:                # what it is
     fn keys_are_put_in_and_taken_out_with_their_comments() {
         let text = "# file\n\n# about a\na: 1\nb:      # bee\n  - c: 1\n    # gone\n    d:\n      e: 2 # e\n    f: 3\n";
         let item = Path::of("b").then(0);
-        let source = Document::parse(text).unwrap().source(&item.then("d"));
-        assert_eq!(source, "# gone\ne: 2 # e");
         let edited = edited(text, |document| {
-            document.remove(&item.then("d")).unwrap();
-            document.remove(&item.then("c")).unwrap();
+            document.remove(&item.then("d"), &["# gone"]).unwrap();
             document.insert_key(&Path::default(), "z", Spot::Before("a"), "# zed\n- y: 1").unwrap();
-            document.insert_key(&item, "g", Spot::End, &source).unwrap();
+            document.insert_key(&item, "g", Spot::End, "# gee\nh: 1").unwrap();
             document.set(&item.then("f"), "x: y").unwrap();
         });
-        let expected = "# file\n\n# zed\nz:\n- y: 1\n# about a\na: 1\nb:      # bee\n  - f: \"x: y\"\n    # gone\n    g:\n      e: 2 # e\n";
+        let expected = "# file\n\n# zed\nz:\n- y: 1\n# about a\na: 1\nb:      # bee\n  - c: 1\n    f: \"x: y\"\n    # gee\n    g:\n      h: 1\n";
         assert_eq!((edited.text(), edited.comments_lost()), (expected, None));
+    }
+
+    /// Whatever is put in where, taking it out gives the same bytes; a comment above it that is not its own stays.
+    #[test]
+    fn taking_out_is_the_inverse_of_putting_in() {
+        for text in [
+            LIST,
+            "list: [1, {a: b}, 'x'] # flow\nz: 1\n",
+            "list: [1,\n  2, # one\n  3  # two\n] # flow\nz: 1\n",
+            "list: [ ]\n",
+            "list:\n- a\n# own\n- b",
+            "list:\r\n  - a\r\n  - b",
+            "{\"list\": [1, 2]}",
+            "{\n  \"list\": [\n    1,\n    2\n  ]\n}\n",
+        ] {
+            for at in 0..3 {
+                let list = Path::of("list");
+                let mut document = Document::parse(text).unwrap();
+                let index = at.min(list.get(document.value()).and_then(Value::as_array).map_or(0, Vec::len));
+                document.insert_item(&list, at, "# ours\nx: 1\ny: [2]").unwrap();
+                document.insert_key(&Path::default(), "new", Spot::Before("list"), "# ours\nk: v").unwrap();
+                assert_ne!(document.text(), text);
+                document.remove(&Path::of("new"), &["# ours"]).unwrap();
+                document.remove(&list.then(index), &["# ours"]).unwrap();
+                assert_eq!((document.text(), document.comments_lost()), (text, None), "{at}");
+            }
+        }
     }
 
     #[test]
@@ -551,6 +641,6 @@ list:                # what it is
             "{\n    \"a\": [\n        {\n            \"b\": 2\n        },\n        1\n    ]\n}\n"
         );
         let line = edited("{\"a\": 1}", |document| document.insert_key(&Path::default(), "b", Spot::End, "x").unwrap());
-        assert_eq!(line.text(), "{\"a\":1,\"b\":\"x\"}");
+        assert_eq!(line.text(), "{\"b\": \"x\", \"a\": 1}");
     }
 }

@@ -59,12 +59,17 @@ fn write(out: &mut String, value: &Value, indent: usize) {
     }
 }
 
-/// Whether a text may stand without quotes: then it starts with a letter and is no word that means something else.
+/// Whether a text may stand without quotes: it starts with a letter and is no word that means something else, or it is a
+/// duration or an IPv4 address.
 fn is_plain(text: &str) -> bool {
     const OTHERWISE: [&str; 9] = ["true", "false", "yes", "no", "on", "off", "y", "n", "null"];
-    text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '/')
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c))
-        && !OTHERWISE.contains(&text.to_ascii_lowercase().as_str())
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_duration = text.strip_suffix('s').is_some_and(|number| number.split('.').all(is_number));
+    let is_address = text.split('.').count() == 4 && text.split('.').all(is_number);
+    let is_name = text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '/')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-./=".contains(c))
+        && !OTHERWISE.contains(&text.to_ascii_lowercase().as_str());
+    is_name || is_duration || is_address
 }
 
 /// Whether a text reads better as a literal block, and stays the same in it.

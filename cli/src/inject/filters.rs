@@ -1,12 +1,10 @@
-//! The two filters and what they need: the recorded peer, and headers that Envoy leaves alone.
+//! The HTTP filter and what it needs: the header removed early, the recorded peer, and headers that Envoy leaves alone.
 
 use anyhow::{Context, Result, bail};
-use idleguard::config::Config;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::split::Names;
-use super::{Request, indented};
-use crate::bootstrap::{self, Hcm, NETWORK_WASM, RECORDER, is_message, items, text};
+use super::{Destination, Request, append, indented};
+use crate::bootstrap::{self, RECORDER, hcms, is_message, items, text};
 use crate::document::{Document, Spot};
 use crate::path::Path;
 
@@ -14,17 +12,42 @@ use crate::path::Path;
 const DEFAULT_WASM: &str = "idleguard.wasm";
 const PEER: &str = "idleguard.peer";
 
-/// The policy that the request asks for.
-pub(super) fn policy(request: &Request) -> Value {
-    match &request.lb_idle_timeout {
-        Some(timeout) => json!({ "lb_idle_timeout": timeout }),
-        None => json!({}),
-    }
+pub(super) const FILTER_COMMENT: &str =
+    "# idleguard: the last filter before the router, for idle ages end when that gets a request.";
+pub(super) const EARLY_COMMENT: &str = "# idleguard: what a client sends under this name never counts.";
+pub(super) const APPEND_COMMENT: &str = "# idleguard writes x-forwarded-for; Envoy must not add to it before.";
+pub(super) const PEER_COMMENT: &str =
+    "# idleguard: the true peer, recorded before the connection manager can replace it by what the client wrote into";
+pub(super) const PEER_COMMENT_2: &str = "# x-forwarded-for.";
+
+/// What the request says about the destination, lanes aside.
+pub(super) fn policy(request: &Request) -> Map<String, Value> {
+    let timeout = request.lb_idle_timeout.iter();
+    timeout.map(|timeout| ("lb_idle_timeout".to_owned(), timeout.as_str().into())).collect()
 }
 
-/// The VM of the idleguard that is there, or a new one. Both filters need the same, to the letter, or they share nothing.
-pub(super) fn vm_config(root: &Value, request: &Request) -> Value {
-    let existing = bootstrap::plugins(root).into_iter().find_map(|found| found.plugin.get("vm_config").cloned());
+/// The same, of a destination that isn't there yet.
+fn whole_policy(request: &Request, destination: &Destination, is_only: bool) -> Value {
+    let mut policy = Map::new();
+    if destination.name != destination.cluster {
+        policy.insert("cluster".to_owned(), destination.cluster.as_str().into());
+    }
+    policy.extend(self::policy(request));
+    if let Some(timeout) = &destination.idle_timeout {
+        policy.insert("idle_timeout".to_owned(), timeout.as_str().into());
+    }
+    let lanes = destination.lanes.iter().map(|lane| (lane.cluster.clone(), lane.text.as_str().into()));
+    policy.insert("lanes".to_owned(), Value::Object(lanes.collect()));
+    if is_only {
+        policy.insert("all_requests".to_owned(), true.into());
+    }
+    policy.into()
+}
+
+/// The VM of the idleguard that is there, or a new one. Equal ones share what they know.
+pub(super) fn vm_config(document: &Document, request: &Request) -> Value {
+    let plugins = bootstrap::plugins(document.value());
+    let existing = plugins.iter().find_map(|found| found.path.keys("config.vm_config").get(document.raw()).cloned());
     existing.unwrap_or_else(|| {
         json!({
             "vm_id": "idleguard",
@@ -44,130 +67,171 @@ pub(super) fn set_wasm(document: &mut Document, filename: &str) -> Result<()> {
     paths.iter().try_for_each(|path| document.set(path, filename))
 }
 
-/// The internal listener with the connection filter.
-pub(super) fn insert_guard(document: &mut Document, names: &Names, request: &Request, vm: &Value) -> Result<()> {
-    let configuration = json!({ "filter": "connection", "destination": names.cluster, "policy": policy(request) });
-    let snippet = format!(
-        "\
-# Not on the network: cluster {cluster} connects to it in-process, on the same worker. One connection here is one
-# connection to the far end.
-name: {guard}
-internal_listener: {{}}
-filter_chains:
-- filters:
-  - name: idleguard
-    typed_config:
-      \"@type\": type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm
-      config:
-        name: {plugin}
-        # As the HTTP filter's: both live and die with the same VM.
-        failure_policy: FAIL_RELOAD
-        # The same VM as the HTTP filter's, so that they share what they know: equal vm_id, code and VM configuration.
-        vm_config:
-          {vm}
-        configuration:
-          \"@type\": type.googleapis.com/google.protobuf.StringValue
-          value: '{configuration}'
-  - name: tcp
-    typed_config:
-      \"@type\": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
-      stat_prefix: {guard}
-      cluster: {inner}
-      idle_timeout: 0s # off: idle connections are idleguard's business
-",
-        cluster = names.cluster,
-        guard = plain(&names.guard),
-        inner = plain(&names.inner),
-        plugin = plain(&format!("idleguard-{}", names.cluster)),
-        vm = indented(vm, 10),
-        configuration = spaced(&configuration).replace('\'', "''"),
-    );
-    let listeners = bootstrap::resources("listeners");
-    let count = items(document.value(), "static_resources.listeners").len();
-    document.insert_item(&listeners, count, &snippet)
-}
-
-/// Brings the policy of the connection filter up to date.
-pub(super) fn update_guard(document: &mut Document, name: &str, request: &Request) -> Result<()> {
-    if request.lb_idle_timeout.is_none() {
-        return Ok(());
+/// Has the header removed before routes are looked at, where routes to the destination are.
+pub(super) fn ensure_early_removal(document: &mut Document, destination: &Destination) -> Result<()> {
+    let without = |document: &Document| {
+        let all = hcms(document.value());
+        let mut without = all.iter().filter(|hcm| hcm.routes_to(&destination.cluster) == Some(true));
+        without.find(|hcm| !bootstrap::removes_early(hcm.config)).map(|hcm| hcm.path.clone())
+    };
+    while let Some(path) = without(document) {
+        append(
+            document,
+            &path.then("early_header_mutation_extensions"),
+            Spot::Before("route_config"),
+            EARLY_COMMENT,
+            EARLY,
+        )?;
     }
-    let found: Vec<Path> = bootstrap::plugins(document.value())
-        .iter()
-        .filter(|found| matches!(found.config(), Some(Config::Connection(config)) if config.destination == name))
-        .map(|found| found.path.clone())
-        .collect();
-    found.iter().try_for_each(|path| edit(document, path, |json| merge(json, &["policy"], &policy(request))))
+    Ok(())
 }
 
-/// Sees to it that every connection manager that may route to the cluster has the HTTP filter, and the filter the
-/// destination.
-pub(super) fn ensure_http_filters(document: &mut Document, request: &Request, notes: &mut Vec<String>) -> Result<()> {
-    let name = request.cluster.as_str();
-    // By the statistics prefix of their order: each edit moves what stands behind it.
-    let count = bootstrap::hcms(document.value()).len();
-    for at in 0..count {
-        let hcms = bootstrap::hcms(document.value());
-        let hcm = hcms.get(at).context("a connection manager has vanished")?;
-        match hcm.routes_to(document.value(), name) {
-            Some(false) => continue,
-            Some(true) => {}
-            None => {
-                notes.push(format!("{}: its routes are not in this file; it gets the HTTP filter in case", hcm.path))
+pub(super) const EARLY: &str = "\
+name: idleguard-lane
+typed_config:
+  \"@type\": type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation
+  mutations: [{ remove: x-idleguard-lane }]";
+
+/// Sees to it that every connection manager that routes to the base has the HTTP filter, and the filter the destination.
+pub(super) fn ensure(
+    document: &mut Document,
+    request: &Request,
+    destination: &Destination,
+    notes: &mut Vec<String>,
+) -> Result<()> {
+    // By their order: each edit moves what stands behind it.
+    for at in 0..hcms(document.value()).len() {
+        let lists = {
+            let all = hcms(document.value());
+            let hcm = all.get(at).context("a connection manager has vanished")?;
+            if hcm.routes_to(&destination.cluster) != Some(true) {
+                continue;
             }
-        }
-        let (path, existing) = (hcm.path.clone(), http_filter(document.value(), hcm)?);
-        match existing {
-            Some(plugin) => {
-                update_http_filter(document, &plugin, request)?;
-            }
-            None => insert_http_filter(document, &path, request)?,
+            hcm.filter_lists().len()
+        };
+        for list in 0..lists {
+            ensure_in_list(document, request, destination, at, list)?;
         }
         if request.trusted_proxies.is_some() {
-            record_peer(document, at)?;
+            record_peer(document, at, notes)?;
         }
     }
     Ok(())
 }
 
-/// The idleguard filter of a connection manager that is next to the router.
-fn http_filter(root: &Value, hcm: &Hcm<'_>) -> Result<Option<Path>> {
-    let filters = hcm.path.then("http_filters");
-    let plugins = bootstrap::plugins(root);
-    let last = plugins.into_iter().rfind(|plugin| plugin.is_http && plugin.path.is_within(&filters));
-    let Some(plugin) = last else { return Ok(None) };
-    if let Err(error) = &plugin.checked {
-        bail!("{}: {error}", plugin.path);
+/// One list of HTTP filters: the connection manager's own, or an upgrade's.
+fn ensure_in_list(
+    document: &mut Document,
+    request: &Request,
+    destination: &Destination,
+    hcm: usize,
+    list: usize,
+) -> Result<()> {
+    let all = hcms(document.value());
+    let hcm = all.get(hcm).context("a connection manager has vanished")?;
+    let lists = hcm.filter_lists();
+    let (path, filters) = lists.get(list).context("a list of filters has vanished")?;
+    if filters.last().is_none_or(|last| !bootstrap::is_type(last, bootstrap::ROUTER)) {
+        bail!("{path}: the last HTTP filter is not the router");
     }
-    if plugin.path.to_string().contains("config_discovery") {
-        bail!(
-            "{}: this filter's configuration is discovered, so the destination must be added at its source",
-            plugin.path
-        );
+    let plugins = bootstrap::plugins(document.value());
+    let mut own = plugins.iter().filter(|plugin| plugin.is_http && plugin.path.is_within(path));
+    // One with client_ip alone may stand anywhere; the destination goes where destinations are.
+    let holder = own.rfind(|plugin| plugin.http().is_none_or(|http| !http.destinations.is_empty()));
+    let clusters: Vec<&str> =
+        destination.lanes.iter().map(|lane| lane.cluster.as_str()).chain([destination.cluster.as_str()]).collect();
+    let is_only = hcm.leads_only_to(&clusters);
+    let client_ip = plugins.iter().find(|plugin| {
+        plugin.is_http && plugin.path.is_within(path) && plugin.http().is_some_and(|http| http.client_ip.is_some())
+    });
+    let client_ip = client_ip.map(|plugin| plugin.path.clone());
+    match holder {
+        None => {
+            let (path, before) = (path.clone(), filters.len() - 1);
+            let proxies = request.trusted_proxies.as_ref().filter(|_| client_ip.is_none());
+            let configuration = configuration(request, destination, is_only, proxies);
+            let vm = vm_config(document, request);
+            let snippet = filter(&vm, &pretty(&configuration));
+            let updated = client_ip.filter(|_| request.trusted_proxies.is_some());
+            document.insert_item(&path, before, &format!("{FILTER_COMMENT}\n{snippet}"))?;
+            updated.map_or(Ok(()), |plugin| set_proxies(document, &plugin, request))
+        }
+        Some(plugin) => {
+            if let Err(error) = &plugin.checked {
+                bail!("{}: {error}", plugin.path);
+            }
+            if plugin.path.to_string().contains("config_discovery") {
+                bail!(
+                    "{}: this filter's configuration is discovered, so the destination must be added at its source",
+                    plugin.path
+                );
+            }
+            let known =
+                plugin.http().is_some_and(|http| http.destinations.iter().any(|(name, _)| *name == destination.name));
+            let path = plugin.path.clone();
+            let destinations = Path::of("destinations");
+            let own = destinations.then(destination.name.as_str());
+            edit(document, &path, |inner, root| {
+                if !known {
+                    let policy = whole_policy(request, destination, is_only).to_string();
+                    return inner.insert_key(&root.join(&destinations), &destination.name, Spot::End, &policy);
+                }
+                for (key, value) in policy(request) {
+                    set_or_insert(inner, &root.join(&own), &key, &value)?;
+                }
+                Ok(())
+            })?;
+            match &request.trusted_proxies {
+                Some(_) => set_proxies(document, client_ip.as_ref().unwrap_or(&path), request),
+                None => Ok(()),
+            }
+        }
     }
-    Ok(Some(plugin.path))
 }
 
-fn insert_http_filter(document: &mut Document, hcm: &Path, request: &Request) -> Result<()> {
-    let vm = vm_config(document.value(), request);
-    let mut configuration = json!({ "filter": "http", "destinations": { (request.cluster.clone()): policy(request) } });
-    let comment = match &request.trusted_proxies {
-        None => "If the filter's VM ends, requests fail, and a second later there is a new one.",
-        Some(proxies) => {
-            merge(&mut configuration, &["client_ip"], &json!({ "trusted_proxies": proxies }));
-            "If the filter's VM ends, requests fail, and a second later there is a new one. Letting them pass would let\n    \
-             # clients choose their own address."
+fn configuration(request: &Request, destination: &Destination, is_only: bool, proxies: Option<&Vec<String>>) -> Value {
+    let policy = whole_policy(request, destination, is_only);
+    let mut configuration = json!({ "filter": "http", "destinations": { (destination.name.clone()): policy } });
+    if let (Some(proxies), Value::Object(entries)) = (proxies, &mut configuration) {
+        entries.insert("client_ip".to_owned(), json!({ "trusted_proxies": proxies }));
+    }
+    configuration
+}
+
+fn set_or_insert(inner: &mut Document, map: &Path, key: &str, value: &Value) -> Result<()> {
+    let place = map.then(key);
+    match place.get(inner.value()) {
+        Some(old) if old == value => Ok(()),
+        Some(_) if value.is_array() => {
+            inner.remove(&place, &[])?;
+            inner.insert_key(map, key, Spot::End, &value.to_string())
         }
-    };
-    let snippet = format!(
+        Some(_) => inner.set(&place, value.clone()),
+        None => inner.insert_key(map, key, Spot::End, &value.to_string()),
+    }
+}
+
+fn set_proxies(document: &mut Document, plugin: &Path, request: &Request) -> Result<()> {
+    let proxies = json!(request.trusted_proxies);
+    edit(document, plugin, |inner, root| {
+        let client_ip = root.then("client_ip");
+        if client_ip.get(inner.value()).is_some() {
+            return set_or_insert(inner, &client_ip, "trusted_proxies", &proxies);
+        }
+        inner.insert_key(root, "client_ip", Spot::End, &json!({ "trusted_proxies": proxies }).to_string())
+    })
+}
+
+/// The HTTP filter with this configuration.
+pub(super) fn filter(vm: &Value, configuration: &str) -> String {
+    format!(
         "\
-# The last filter before the router: what it decides must hold when the pool picks a connection.
 name: idleguard
 typed_config:
   \"@type\": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
   config:
     name: idleguard
-    # {comment}
+    # If the filter's VM ends, requests fail, and a second later there is a new one.
     failure_policy: FAIL_RELOAD
     vm_config:
       {vm}
@@ -176,32 +240,15 @@ typed_config:
       value: |
         {json}
 ",
-        vm = indented(&vm, 6),
-        json = pretty(&configuration).replace('\n', "\n        "),
-    );
-    let filters = hcm.then("http_filters");
-    let count = filters.get(document.value()).and_then(Value::as_array).map_or(0, Vec::len);
-    document.insert_item(&filters, count.saturating_sub(1), &snippet)
-}
-
-fn update_http_filter(document: &mut Document, plugin: &Path, request: &Request) -> Result<()> {
-    edit(document, plugin, |json| {
-        merge(json, &["destinations", &request.cluster], &policy(request));
-        if let Some(proxies) = &request.trusted_proxies {
-            merge(json, &["client_ip"], &json!({ "trusted_proxies": proxies }));
-        }
-    })?;
-    let failure = plugin.keys("config.failure_policy");
-    if request.trusted_proxies.is_some() && failure.get(document.value()).is_some_and(|old| old == "FAIL_OPEN") {
-        document.set(&failure, "FAIL_RELOAD")?; // closed meanwhile: nobody chooses his own address
-    }
-    Ok(())
+        vm = indented(vm, 6),
+        json = configuration.trim_end().replace('\n', "\n        "),
+    )
 }
 
 /// Records the true peer before the connection manager, and keeps Envoy from writing `x-forwarded-for` itself.
-fn record_peer(document: &mut Document, at: usize) -> Result<()> {
-    let hcms = bootstrap::hcms(document.value());
-    let hcm = hcms.get(at).context("a connection manager has vanished")?;
+fn record_peer(document: &mut Document, at: usize, notes: &mut Vec<String>) -> Result<()> {
+    let all = hcms(document.value());
+    let hcm = all.get(at).context("a connection manager has vanished")?;
     let (filters, index, path) = (hcm.filters.clone(), hcm.index, hcm.path.clone());
     let appends = hcm.config.get("use_remote_address") == Some(&Value::Bool(true));
     let skip = hcm.config.get("skip_xff_append").cloned();
@@ -211,19 +258,20 @@ fn record_peer(document: &mut Document, at: usize) -> Result<()> {
             &path,
             "skip_xff_append",
             Spot::After("use_remote_address"),
-            "# idleguard writes x-forwarded-for; Envoy must not add to it before.\ntrue",
+            &format!("{APPEND_COMMENT}\ntrue"),
         )?,
-        (true, Some(Value::Bool(false))) => document.set(&path.then("skip_xff_append"), true)?,
+        (true, Some(Value::Bool(false))) => {
+            notes.push(format!("{path}: skip_xff_append is false; it must be true, or trusted_hops are one off"));
+        }
         _ => {}
     }
     if is_recorded {
         return Ok(());
     }
-    document.insert_item(
-        &filters,
-        index,
-        "\
-# The true peer, recorded before the connection manager can replace it by what the client wrote into x-forwarded-for.
+    document.insert_item(&filters, index, &format!("{PEER_COMMENT}\n{PEER_COMMENT_2}\n{PEER_FILTER}"))
+}
+
+pub(super) const PEER_FILTER: &str = "\
 name: idleguard-peer
 typed_config:
   \"@type\": type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config
@@ -231,77 +279,64 @@ typed_config:
   - object_key: idleguard.peer
     factory_key: envoy.string
     format_string: { text_format_source: { inline_string: \"%DOWNSTREAM_REMOTE_ADDRESS%\" } }
-",
-    )
-}
+";
 
 /// Whether a filter chain records the peer under this key before its filter at `index`.
 pub(crate) fn records(chain: &Value, index: usize, key: &str) -> bool {
     let before = chain.as_array().into_iter().flatten().take(index);
     before.filter(|filter| bootstrap::is_type(filter, RECORDER)).any(|filter| {
-        let config = filter.get("typed_config").unwrap_or(&Value::Null);
+        let config = bootstrap::fields(filter);
         ["on_new_connection", "on_downstream_tls_handshake", "on_downstream_data"]
             .iter()
             .any(|event| items(config, event).iter().any(|entry| text(entry, "object_key") == Some(key)))
     })
 }
 
-/// Changes a plugin configuration, text or `Struct`, if it changes at all.
-fn edit(document: &mut Document, plugin: &Path, change: impl Fn(&mut Value)) -> Result<()> {
+/// Changes a plugin configuration, text or `Struct`: `change` gets the document that holds it, and its path there.
+pub(super) fn edit(
+    document: &mut Document,
+    plugin: &Path,
+    change: impl Fn(&mut Document, &Path) -> Result<()>,
+) -> Result<()> {
     let message = plugin.keys("config.configuration");
     let place = message.then("value");
-    let old = place.get(document.value()).context("a plugin without a configuration")?.clone();
-    let is_text = message.get(document.value()).is_some_and(|message| is_message(message, "StringValue"));
-    let old_json = match old.as_str().filter(|_| is_text) {
-        Some(text) => serde_json::from_str(text)?,
-        None => old.clone(),
-    };
-    let mut json = old_json.clone();
-    change(&mut json);
-    if json == old_json {
+    if !message.get(document.value()).is_some_and(|message| is_message(message, "StringValue")) {
+        return change(document, &place);
+    }
+    let old = place.get(document.value()).and_then(Value::as_str).context("a plugin without a configuration")?;
+    let mut inner = Document::parse(old).with_context(|| place.to_string())?;
+    change(&mut inner, &Path::default())?;
+    if inner.text() == old {
         return Ok(());
     }
-    if is_text {
-        let several_lines = old.as_str().is_some_and(|text| text.trim_end().contains('\n'));
-        let is_http = plugin.get(document.value()).is_none_or(|filter| !is_message(filter, NETWORK_WASM));
-        let ending = if old.as_str().is_some_and(|text| text.ends_with('\n')) { "\n" } else { "" };
-        let text = if several_lines || is_http { pretty(&json) + "\n" } else { spaced(&json) + ending };
-        return document.set(&place, text);
-    }
-    document.set(&place, json)
-}
-
-/// Sets the keys of `new` in the object at `keys`, which is made if it isn't there.
-fn merge(json: &mut Value, keys: &[&str], new: &Value) {
-    let target = keys.iter().fold(json, |value, key| {
-        if !value.is_object() {
-            *value = json!({});
-        }
-        // An object by now, so the key can be made.
-        match value {
-            Value::Object(entries) => entries.entry((*key).to_owned()).or_insert_with(|| json!({})),
-            other => other,
-        }
-    });
-    if let (Value::Object(target), Value::Object(new)) = (target, new) {
-        new.iter().for_each(|(key, value)| drop(target.insert(key.clone(), value.clone())));
-    }
-}
-
-fn plain(name: &str) -> String {
-    crate::document::yaml(&name.into())
+    document.set(&place, inner.text())
 }
 
 /// JSON in which what is small stays in one line.
-fn pretty(json: &Value) -> String {
-    let Value::Object(entries) = json else { return spaced(json) };
-    let lines: Vec<String> =
-        entries.iter().map(|(key, value)| format!("  {}: {}", Value::from(key.as_str()), spaced(value))).collect();
-    format!("{{\n{}\n}}", lines.join(",\n"))
+pub(super) fn pretty(json: &Value) -> String {
+    const WIDEST: usize = 100;
+    fn write(json: &Value, indent: usize, depth: usize) -> String {
+        let line = spaced(json);
+        match json {
+            Value::Object(entries) if !entries.is_empty() && (depth < 2 || line.len() + indent > WIDEST) => {
+                let blank = " ".repeat(indent + 2);
+                let lines = entries.iter().map(|(key, value)| {
+                    format!(
+                        "{blank}{}: {}",
+                        Value::from(key.as_str()),
+                        write(value, indent + 2, depth + usize::from(key == "destinations" || depth > 0))
+                    )
+                });
+                format!("{{\n{}\n{}}}", lines.collect::<Vec<_>>().join(",\n"), " ".repeat(indent))
+            }
+            _ => line,
+        }
+    }
+    write(json, 0, 0)
 }
 
 /// JSON in one line, with blanks as one writes it by hand.
-fn spaced(json: &Value) -> String {
+pub(super) fn spaced(json: &Value) -> String {
     match json {
         Value::Object(entries) if !entries.is_empty() => {
             let entries =

@@ -1,8 +1,10 @@
 //! The documentation names what there is.
 
 use clap::ValueEnum;
-use idleguard_cli::check::{RULES, Severity};
+use idleguard_cli::check::{RULES, Severity, Surroundings, check};
+use idleguard_cli::document::Document;
 use idleguard_cli::explain::Library;
+use idleguard_core::plugin;
 
 use super::{path, project_file};
 
@@ -28,15 +30,45 @@ fn the_manual_names_every_command_and_library() {
     }
 }
 
+/// Bootstraps in the documentation are shown because they are right; so are plugin configurations.
+#[test]
+fn nothing_is_found_in_examples() {
+    let docs = path("../../docs");
+    let pages = std::fs::read_dir(&docs).expect("a directory").map(|page| page.expect("a page").path());
+    let pages = pages.filter(|page| page.extension().is_some_and(|end| end == "md"));
+    let mut judged = 0;
+    for page in pages.chain([path("../../README.md")]) {
+        let text = std::fs::read_to_string(&page).expect("read");
+        let blocks = text.split("\n```").skip(1).step_by(2);
+        for (language, block) in blocks.filter_map(|block| block.split_once('\n')) {
+            let findings = match language {
+                "yaml" if block.starts_with("static_resources:") || block.contains("\nstatic_resources:") => {
+                    let document =
+                        Document::parse(block).unwrap_or_else(|error| panic!("{}: {error:#}\n{block}", page.display()));
+                    check(&document, Surroundings::default()).iter().map(|finding| format!("{finding:?}")).collect()
+                }
+                "json" if block.contains("\"filter\":") => match plugin::parse(block.as_bytes()) {
+                    Ok(checked) => checked.warnings,
+                    Err(error) => vec![error.to_string()],
+                },
+                _ => continue,
+            };
+            judged += 1;
+            assert!(findings.is_empty(), "{}: {findings:#?}\n{block}", page.display());
+        }
+    }
+    assert!(judged > 3, "the examples are not found");
+}
+
 /// Every key that an explanation names exists.
 #[test]
 fn explanations_name_real_keys() {
     let schema = idleguard_cli::schema::schema();
-    let policy = schema["$defs"]["Policy"]["properties"].as_object().expect("properties");
+    let destination = schema["$defs"]["Destination"]["properties"].as_object().expect("properties");
     for library in Library::value_variants() {
         for row in library.explanation().rows {
-            for key in row.here.split(", ").filter(|key| *key != "-" && !key.contains(": ")) {
-                assert!(policy.contains_key(key), "{key}");
+            for key in row.here.split(", ").filter(|key| *key != "-" && !key.contains([':', ' '])) {
+                assert!(destination.contains_key(key), "{key}");
             }
         }
     }
@@ -47,17 +79,22 @@ fn explanations_name_real_keys() {
 fn the_reference_is_made_from_the_schema() {
     let page = project_file("docs/configuration.md");
     let schema = idleguard_cli::schema::schema();
-    let mut expected = page.clone();
-    for part in ["/oneOf/0", "/oneOf/1", "/$defs/Policy", "/$defs/ClientIp"] {
-        let table = idleguard_cli::reference::table(&schema, part).expect("a table");
-        let mark = format!("<!-- schema {part} -->\n\n");
-        let (before, rest) = expected.split_once(&mark).expect("its mark");
-        let (_, after) = rest.split_once("<!-- /schema -->").expect("the mark of its end");
-        expected = format!("{before}{mark}{table}\n<!-- /schema -->{after}");
+    let mut expected = String::new();
+    let mut rest = page.as_str();
+    while let Some((before, after)) = rest.split_once("<!-- schema ") {
+        let (part, after) = after.split_once(" -->").expect("the end of a mark");
+        let table = idleguard_cli::reference::table(&schema, part).unwrap_or_else(|| panic!("{part} is no part"));
+        let (_, behind) = after.split_once("<!-- /schema -->").expect("the mark of its end");
+        expected.push_str(&format!("{before}<!-- schema {part} -->\n\n{table}\n<!-- /schema -->"));
+        rest = behind;
     }
+    expected.push_str(rest);
     if expected != page && std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(path("../../docs/configuration.md"), &expected).expect("written");
     } else {
         assert!(expected == page, "run: UPDATE_DOCS=1 cargo test -p idleguard-cli --test cli docs::\n{expected}");
+    }
+    for part in ["/oneOf/0", "/oneOf/1", "/$defs/Destination"] {
+        assert!(page.contains(&format!("<!-- schema {part} -->")), "{part} has no table");
     }
 }

@@ -4,8 +4,8 @@
 mod bootstraps;
 mod command;
 mod docs;
+mod injection;
 mod mistakes;
-mod refusals;
 mod schema;
 
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! The schema says what the filter's own parser says.
 
-use idleguard::config;
+use idleguard_core::plugin;
 use regex_lite::Regex;
 use serde_json::{Map, Value, json};
 
@@ -66,34 +66,37 @@ fn the_committed_schema_is_the_one_that_the_tool_prints() {
     assert!(committed == idleguard_cli::schema::schema(), "run: idleguard schema > docs/schema.json");
 }
 
-fn policy(policy: &Value) -> Value {
-    json!({"filter": "connection", "destination": "x", "policy": policy})
+fn destination(destination: &Value) -> Value {
+    json!({"filter": "http", "destinations": {"x": destination}})
 }
 
 fn client_ip(client_ip: &Value) -> Value {
     json!({"filter": "http", "client_ip": client_ip})
 }
 
+fn scout(more: &Value) -> Value {
+    let mut scout = json!({"filter": "scout", "destination": "x", "cluster": "x-scout"});
+    scout.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+    scout
+}
+
 #[test]
 fn schema_and_parser_agree() {
     let schema = idleguard_cli::schema::schema();
     let accepted = [
-        json!({"filter": "http"}),
-        json!({"filter": "http", "destinations": {}}),
-        json!({"filter": "http", "destinations": {"a.b|c": {"lb_idle_timeout": "60s"}, "*": {}}}),
-        json!({"filter": "http", "advertise_keep_alive": "55s"}),
-        json!({"filter": "connection", "destination": "x"}),
-        json!({"filter": "connection", "destination": "**"}),
-        json!({"filter": "connection", "destination": "x", "max_tracked_connections": 1}),
-        policy(&json!({})),
-        policy(&json!({"lb_idle_timeout": "learn", "initial_limit": "750ms", "sentinel_max": "1h"})),
-        policy(&json!({"lb_idle_timeout": "4m", "margin": "0s"})),
-        policy(&json!({"margin": "49.999%"})),
-        policy(&json!({"margin": "010%", "max_lifetime": "168h", "lifetime_jitter": "99.9%"})),
-        policy(&json!({"honor_keep_alive": false, "retry_stale": "off"})),
-        policy(&json!({"probe": {"path": "/healthz", "host": "a:80"}})),
+        json!({"filter": "http", "destinations": {"a.b|c": {"lb_idle_timeout": "60s"}, "b": {}}}),
+        json!({"filter": "http", "destinations": {}, "client_ip": {}}),
+        destination(&json!({})),
+        destination(&json!({"cluster": "outbound|443||api", "idle_timeout": "0s", "all_requests": true})),
+        destination(&json!({"lanes": {"x-54s": "54s", "x-900ms": "900ms"}})),
+        destination(&json!({"lb_idle_timeout": "learn", "initial_limit": "750ms"})),
+        destination(&json!({"lb_idle_timeout": "4m", "margin": "0s"})),
+        destination(&json!({"margin": "49.999%"})),
+        destination(&json!({"margin": "010%"})),
+        scout(&json!({})),
+        scout(&json!({"path": "/healthz", "host": "a:80", "max_wait": "5m"})),
         client_ip(&json!({})),
-        client_ip(&json!({"trusted_proxies": ["10.0.0.0/8", "::1", "private", "loopback"], "trusted_hops": 2})),
+        client_ip(&json!({"trusted_proxies": ["10.0.0.0/8", "::1", "private", "loopback", "unix"], "trusted_hops": 2})),
         client_ip(&json!({"trusted_hops": 2.0})),
         client_ip(&json!({"sources": ["cip", "forwarded"], "set": [], "strip": ["X-Odd_1"]})),
         client_ip(&json!({"on_invalid": "reject", "on_missing": "omit", "peer_filter_state": "p"})),
@@ -102,37 +105,39 @@ fn schema_and_parser_agree() {
         json!([]),
         json!({}),
         json!({"filter": "tcp"}),
-        json!({"filter": "http", "destination": "x"}),
+        json!({"filter": "connection", "destination": "x"}),
+        json!({"filter": "http", "client_ip": {}, "destination": "x"}),
         json!({"filter": "http", "destinations": []}),
         json!({"filter": "http", "destinations": {"x": null}}),
         json!({"filter": "http", "client_ip": null}),
-        json!({"filter": "http", "advertise_keep_alive": "0s"}),
-        json!({"filter": "connection"}),
-        json!({"filter": "connection", "destination": ""}),
-        json!({"filter": "connection", "destination": "*"}),
-        json!({"filter": "connection", "destination": 1}),
-        json!({"filter": "connection", "destination": "x", "max_tracked_connections": 0}),
-        json!({"filter": "connection", "destination": "x", "max_tracked_connections": "1"}),
-        json!({"filter": "http", "max_tracked_connections": 1}),
-        policy(&json!({"lb_idle_timeout": 60})),
-        policy(&json!({"lb_idle_timeout": "60"})),
-        policy(&json!({"lb_idle_timeout": "0s"})),
-        policy(&json!({"lb_idle_timeout": "1.5s"})),
-        policy(&json!({"lb_idle_timeout": null})),
-        policy(&json!({"lb_idle_timeout": "60s "})),
-        policy(&json!({"initial_limit": "learn"})),
-        policy(&json!({"margin": "50%"})),
-        policy(&json!({"margin": "120%"})),
-        policy(&json!({"margin": "-1%"})),
-        policy(&json!({"lifetime_jitter": "100%"})),
-        policy(&json!({"lifetime_jitter": "1s"})),
-        policy(&json!({"honor_keep_alive": "yes"})),
-        policy(&json!({"retry_stale": "always"})),
-        policy(&json!({"probe": {}})),
-        policy(&json!({"probe": {"path": "healthz"}})),
-        policy(&json!({"probe": {"path": "/a b"}})),
-        policy(&json!({"probe": {"path": "/", "port": 1}})),
-        policy(&json!({"marginn": "10%"})),
+        json!({"filter": "http", "client_ip": {}, "advertise_keep_alive": "55s"}),
+        destination(&json!({"lb_idle_timeout": 60})),
+        destination(&json!({"lb_idle_timeout": "60"})),
+        destination(&json!({"lb_idle_timeout": "0s"})),
+        destination(&json!({"lb_idle_timeout": "1.5s"})),
+        destination(&json!({"lb_idle_timeout": null})),
+        destination(&json!({"lb_idle_timeout": "60s "})),
+        destination(&json!({"initial_limit": "learn"})),
+        destination(&json!({"idle_timeout": "learn"})),
+        destination(&json!({"margin": "50%"})),
+        destination(&json!({"margin": "120%"})),
+        destination(&json!({"margin": "-1%"})),
+        destination(&json!({"all_requests": "yes"})),
+        destination(&json!({"cluster": ""})),
+        destination(&json!({"lanes": {"x-4s": "0s"}})),
+        destination(&json!({"lanes": {"x-4s": 4}})),
+        destination(&json!({"lanes": ["4s"]})),
+        destination(&json!({"retry_stale": "off"})),
+        destination(&json!({"marginn": "10%"})),
+        json!({"filter": "scout", "destination": "x"}),
+        json!({"filter": "scout", "cluster": "x"}),
+        scout(&json!({"destination": "a=b"})),
+        scout(&json!({"cluster": ""})),
+        scout(&json!({"path": "healthz"})),
+        scout(&json!({"path": "/a b"})),
+        scout(&json!({"host": ""})),
+        scout(&json!({"max_wait": "0s"})),
+        scout(&json!({"policy": {}})),
         client_ip(&json!({"trusted_proxies": "10.0.0.0/8"})),
         client_ip(&json!({"trusted_proxies": ["lb.example"]})),
         client_ip(&json!({"trusted_proxies": ["10.0.0.1:80 "]})),
@@ -147,12 +152,15 @@ fn schema_and_parser_agree() {
     ];
     // What a schema can't say: a duration's bounds, one key against another, an address.
     let refused_by_the_parser_alone = [
-        policy(&json!({"lb_idle_timeout": "99ms"})),
-        policy(&json!({"max_lifetime": "169h"})),
-        policy(&json!({"lb_idle_timeout": "60s", "margin": "30s"})),
+        json!({"filter": "http"}),
+        json!({"filter": "http", "destinations": {"*": {}}}),
+        destination(&json!({"lb_idle_timeout": "99ms"})),
+        destination(&json!({"idle_timeout": "169h"})),
+        destination(&json!({"lanes": {"a": "4s", "b": "4000ms"}})),
+        destination(&json!({"lb_idle_timeout": "60s", "margin": "30s"})),
         client_ip(&json!({"trusted_proxies": ["10.0.0.0/33"]})),
     ];
-    let parser = |json: &Value| config::parse(json.to_string().as_bytes()).is_ok();
+    let parser = |json: &Value| plugin::parse(json.to_string().as_bytes()).is_ok();
     for json in &accepted {
         assert!(parser(json), "the parser refuses {json}");
         assert!(is_valid(&schema, &schema, json), "the schema refuses {json}");
@@ -170,21 +178,20 @@ fn schema_and_parser_agree() {
 #[test]
 fn defaults_are_the_parsers() {
     let schema = idleguard_cli::schema::schema();
-    for (definition, wrap) in [("Policy", policy as fn(&Value) -> Value), ("ClientIp", client_ip)] {
-        let properties = schema["$defs"][definition]["properties"].as_object().expect("properties");
-        let defaults: serde_json::Map<String, Value> = properties
+    let parts = [
+        ("/$defs/Destination", destination as fn(&Value) -> Value, 6),
+        ("/$defs/ClientIp", client_ip, 5),
+        ("/oneOf/1", scout, 2),
+    ];
+    for (part, wrap, least) in parts {
+        let properties = schema.pointer(part).expect("its part")["properties"].as_object().expect("properties");
+        let defaults: Map<String, Value> = properties
             .iter()
             .filter_map(|(key, property)| Some((key.clone(), property.get("default")?.clone())))
             .collect();
-        assert!(defaults.len() >= 7, "{definition}: {defaults:?}");
-        let read = |json: &Value| match config::parse(wrap(json).to_string().as_bytes()).expect("accepted").config {
-            config::Config::Http(http) => format!("{:?}", http.client_ip),
-            config::Config::Connection(connection) => format!("{:?}", connection.policy),
-        };
-        assert_eq!(read(&Value::Object(defaults)), read(&json!({})), "{definition}");
+        assert!(defaults.len() >= least, "{part}: {defaults:?}");
+        let read =
+            |json: &Value| format!("{:?}", plugin::parse(wrap(json).to_string().as_bytes()).expect("accepted").config);
+        assert_eq!(read(&Value::Object(defaults)), read(&json!({})), "{part}");
     }
-    let most = &schema["oneOf"][1]["properties"]["max_tracked_connections"]["default"];
-    let connection = config::parse(br#"{"filter": "connection", "destination": "x"}"#).expect("accepted").config;
-    let config::Config::Connection(connection) = connection else { panic!("another filter") };
-    assert_eq!(most, connection.max_tracked);
 }

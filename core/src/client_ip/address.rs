@@ -1,9 +1,7 @@
-//! Address forms in, canonical text out (RFC 5952); blocks of addresses.
+//! Address forms in, canonical text out (RFC 5952).
 //!
 //! Proxies write addresses in more forms than one: with a port, in brackets, IPv4 inside IPv6. Applications compare
-//! texts, so each address leaves in one form only. The forms are read here and not by `std`, because a list of 100 KB
-//! may hold ten thousand of them: reading and writing one costs about as much as `std` spends on its formatter alone.
-//! The tests hold both against `std`.
+//! texts, so each address leaves in one form only.
 //!
 //! ```
 //! use idleguard_core::client_ip::address::{canonical, parse_address};
@@ -13,16 +11,11 @@
 //! assert_eq!(parse_address(b"203.0.113.010"), None); // 8 or 10?
 //! ```
 
-mod blocks;
-mod from_right;
-mod text;
-
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str;
 
-pub use self::blocks::{Blocks, Cidr, Neighbours};
-pub use self::from_right::{Element, Rest, last_element};
-use self::from_right::{Found, last_address, last_port};
-pub use self::text::{Text, canonical};
+pub use super::blocks::{Blocks, Cidr};
 
 /// Reads `v4`, `v4:port`, `v6`, `[v6]` or `[v6]:port`, with blanks around it. The port and a zone (RFC 4007 §11,
 /// `fe80::1%eth0`) are checked and dropped; IPv4-mapped IPv6 (RFC 4291 §2.5.5.2) becomes IPv4.
@@ -34,134 +27,99 @@ pub fn parse_address(text: &[u8]) -> Option<IpAddr> {
 
 /// Reads an address as [`parse_address`] does, and its port, if it has one.
 pub fn parse_endpoint(text: &[u8]) -> Option<(IpAddr, Option<u16>)> {
-    let (bits, port) = bare_address(text).or_else(|| zoned_address(text))?;
-    Some((bits.into(), port))
+    let (address, port) = split_port(text)?;
+    let port = match port {
+        None => None,
+        Some(port) => Some(parse_port(port)?),
+    };
+    Some((address, port))
 }
 
 /// Reads the node identifier of a `forwarded` element (RFC 7239 §6): an address as in [`parse_address`], whose port may
 /// also be obfuscated (`203.0.113.5:_x9`).
 pub fn parse_node(text: &[u8]) -> Option<IpAddr> {
-    parse_address(text).or_else(|| {
-        let text = trim_end(text);
-        let (address, port) = text.split_at_checked(text.iter().rposition(|byte| *byte == b':')?)?;
-        let takes_port = match address {
-            [.., b']'] => true,
-            [.., b'0'..=b'9'] => !address.contains(&b':'),
-            _ => false, // a blank, which would be dropped
-        };
-        parse_address(address).filter(|_| takes_port && is_obfuscated_port(port))
-    })
+    let (address, port) = split_port(text)?;
+    port.is_none_or(|port| is_obfuscated_port(port) || parse_port(port).is_some()).then_some(address)
 }
 
-/// An address as a number, IPv4 as the IPv4-mapped IPv6 that it is the same as: comparing is all that a list of ten thousand
-/// needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Bits(u128);
-
-/// Where IPv4 begins among [`Bits`], and where it ends (`::ffff:0:0/96`).
-const V4: (u128, u128) = (0xffff_0000_0000, 0xffff_ffff_ffff);
-
-impl From<IpAddr> for Bits {
-    fn from(address: IpAddr) -> Self {
-        Self(match address {
-            IpAddr::V4(address) => V4.0 | u128::from(address.to_bits()),
-            IpAddr::V6(address) => address.to_bits(),
-        })
-    }
-}
-
-impl From<Bits> for IpAddr {
-    fn from(Bits(bits): Bits) -> Self {
-        match u32::try_from(bits ^ V4.0) {
-            Ok(v4) => Self::V4(Ipv4Addr::from_bits(v4)),
-            Err(_) => Self::V6(Ipv6Addr::from_bits(bits)),
+/// An address, and what stands behind its colon.
+fn split_port(text: &[u8]) -> Option<(IpAddr, Option<&str>)> {
+    let text = str::from_utf8(trim_blanks(text)).ok()?;
+    let (address, port) = if let Some(inside) = text.strip_prefix('[') {
+        let (inside, after) = inside.split_once(']')?;
+        let port = if after.is_empty() { None } else { Some(after.strip_prefix(':')?) };
+        (IpAddr::V6(parse_v6(inside)?), port)
+    } else {
+        match text.split_once(':') {
+            None => (IpAddr::V4(text.parse().ok()?), None),
+            Some((_, after)) if after.contains(':') => (IpAddr::V6(parse_v6(text)?), None),
+            Some((address, port)) => (IpAddr::V4(address.parse().ok()?), Some(port)),
         }
-    }
-}
-
-/// An address without a zone, with nothing but blanks around it, and its port.
-#[inline(never)]
-fn bare_address(text: &[u8]) -> Option<(Bits, Option<u16>)> {
-    let text = trim_blanks(text);
-    let mut padded = [b','; LONGEST + 5];
-    let added = padded.len().checked_sub(text.len())?;
-    padded.get_mut(added..)?.copy_from_slice(text);
-    let mut is_lower_case = false;
-    loop {
-        if let Some(Found { bits, port, before, .. }) = last_address(&padded)
-            && before.len() == added
-        {
-            return Some((bits, port));
-        }
-        if is_lower_case || !text.iter().any(u8::is_ascii_uppercase) {
-            return None;
-        }
-        padded.make_ascii_lowercase();
-        is_lower_case = true;
-    }
-}
-
-/// The most bytes that an address without a zone can have: brackets, six groups, four octets, a port.
-const LONGEST: usize = 53;
-
-/// `:` and an obfuscated port (`obfport`, RFC 7239 §6).
-fn is_obfuscated_port(after: &[u8]) -> bool {
-    match after {
-        [b':', b'_', name @ ..] => {
-            !name.is_empty() && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
-        }
-        _ => false,
-    }
-}
-
-/// An IPv6 address with a zone, with nothing but blanks around it, and its port.
-#[cold]
-fn zoned_address(text: &[u8]) -> Option<(Bits, Option<u16>)> {
-    let text = trim_blanks(text);
-    let (address, zone) = text.split_at_checked(text.iter().position(|byte| *byte == b'%')?)?;
-    let zone = zone.strip_prefix(b"%")?;
-    let length = zone.iter().take_while(|byte| byte.is_ascii_alphanumeric() || b"._~-".contains(byte)).count();
-    let (address, port) = match (address, zone.split_at_checked(length)?.1) {
-        (address, []) => (address, None),
-        ([b'[', address @ ..], [b']']) => (address, None),
-        ([b'[', address @ ..], [b']', after @ ..]) => {
-            let (port, before) = last_port(text)?;
-            (address, (before.len() == text.len().checked_sub(after.len())?).then_some(Some(port))?)
-        }
-        _ => return None,
     };
-    let is_v6 = address.contains(&b':') && address.iter().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(byte));
-    let (bits, second_port) = bare_address(address)?;
-    (is_v6 && length > 0 && second_port.is_none()).then_some((bits, port))
+    let address = address.to_canonical();
+    (!address.is_unspecified()).then_some((address, port))
+}
+
+/// An IPv6 address with or without a zone.
+fn parse_v6(text: &str) -> Option<Ipv6Addr> {
+    let Some((address, zone)) = text.split_once('%') else { return text.parse().ok() };
+    let is_zone = !zone.is_empty() && zone.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._~-".contains(&byte));
+    address.parse().ok().filter(|_| is_zone)
+}
+
+fn parse_port(digits: &str) -> Option<u16> {
+    let is_number = digits.len() <= 5 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| is_number)
+}
+
+/// `obfport` (RFC 7239 §6).
+fn is_obfuscated_port(port: &str) -> bool {
+    let name = port.strip_prefix('_').unwrap_or_default();
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 /// `text` without spaces and tabs at its ends (`OWS`, RFC 9110 §5.6.3).
 pub fn trim_blanks(mut text: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] = text {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
         text = rest;
     }
-    trim_end(text)
+    text
 }
 
-/// `text` without spaces and tabs at its right end.
-#[inline(always)]
-pub fn trim_end(text: &[u8]) -> &[u8] {
-    match text {
-        [before @ .., b' ' | b'\t'] => text.get(..trimmed_length(before)).unwrap_or(text),
-        _ => text,
+/// The canonical text of an address (RFC 5952 §4): lower case, no leading zeros, the longest run of zero groups as
+/// `::`. An IPv4 address inside IPv6 stays hexadecimal.
+pub fn canonical(address: IpAddr) -> String {
+    let mut text = Vec::new();
+    push_address(&mut text, address);
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// Appends the canonical text.
+pub(super) fn push_address(text: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => push_v4(text, address),
+        // A mapped address became IPv4 when it was read; of all others the standard library writes no mixed notation.
+        IpAddr::V6(address) => write!(text, "{address}").unwrap_or_default(),
     }
 }
 
-#[inline(never)]
-fn trimmed_length(mut text: &[u8]) -> usize {
-    while let [before @ .., b' ' | b'\t'] = text {
-        text = before;
+/// By hand, because every request has two or three to write, and a formatter costs as much as reading them.
+fn push_v4(text: &mut Vec<u8>, address: Ipv4Addr) {
+    for (at, octet) in address.octets().into_iter().enumerate() {
+        if at > 0 {
+            text.push(b'.');
+        }
+        if octet >= 100 {
+            text.push(b'0' | (octet / 100));
+        }
+        if octet >= 10 {
+            text.push(b'0' | (octet / 10 % 10));
+        }
+        text.push(b'0' | (octet % 10));
     }
-    text.len()
 }
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
@@ -312,7 +270,7 @@ mod tests {
     }
 
     /// Addresses near each other, with many zero groups, so that blocks hit and runs of zeros occur.
-    pub(super) fn address() -> impl Strategy<Value = IpAddr> {
+    pub(in super::super) fn address() -> impl Strategy<Value = IpAddr> {
         let group = prop_oneof![3 => Just(0_u16), 1 => any::<u16>(), 1 => 0..16_u16];
         prop_oneof![
             any::<u32>().prop_map(|bits| IpAddr::V4(Ipv4Addr::from(bits))),
@@ -328,9 +286,7 @@ mod tests {
             prop_assert_eq!(text.parse::<IpAddr>().unwrap(), address);
             let expected = Some(address).filter(|address| !address.is_unspecified());
             prop_assert_eq!(parse_address(text.as_bytes()), expected);
-            if let IpAddr::V6(v6) = address && v6.to_ipv4().is_none() {
-                prop_assert_eq!(text, v6.to_string()); // only with IPv4 inside does std write it otherwise
-            }
+            prop_assert!(address.is_ipv4() || !text.contains('.'), "{}", text);
         }
 
         #[test]

@@ -7,84 +7,25 @@
 //!
 //! ```
 //! use idleguard_core::client_ip::{address::parse_address, forwarded::forwarded};
-//! let lines = [b"for=\"192.0.2.66, for=203.0.113.5;proto=https".as_slice()];
-//! assert_eq!(forwarded(lines.into_iter()).next(), Some(parse_address(b"203.0.113.5")));
+//! let list = b"for=\"192.0.2.66, for=203.0.113.5;proto=https";
+//! assert_eq!(forwarded(list).next(), Some(parse_address(b"203.0.113.5")));
 //! ```
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
-use crate::client_ip::address::{Element, last_element, parse_address, parse_node, trim_blanks, trim_end};
+use super::address::{parse_address, parse_node, trim_blanks};
+use crate::header_map::Few;
 
-/// The elements of `x-forwarded-for`, right-most first; `None` is one that is no address. `lines` are the occurrences of
-/// the header in order of arrival; a blank one counts as absent.
-pub fn x_forwarded_for<'a, L: DoubleEndedIterator<Item = &'a [u8]>>(lines: L) -> XForwardedFor<'a, L> {
-    XForwardedFor { lines, line: None }
-}
-
-/// The walk through `x-forwarded-for`.
-#[derive(Clone, Debug)]
-pub struct XForwardedFor<'a, L> {
-    /// The lines to the left of `line`.
-    lines: L,
-    /// What is left of the current one; `None` if the next element begins with the next line.
-    line: Option<&'a [u8]>,
-}
-
-impl<'a, L: DoubleEndedIterator<Item = &'a [u8]>> Iterator for XForwardedFor<'a, L> {
-    type Item = Option<Element<'a>>;
-
-    #[inline(always)]
-    fn next(&mut self) -> Option<Self::Item> {
-        let mut rest = match self.line.take() {
-            Some(rest) => rest,
-            None => self.lines.rfind(|line| !is_blank(line))?,
-        };
-        loop {
-            if let Some((element, before)) = last_element(rest) {
-                self.line = before;
-                return Some(Some(element));
-            }
-            match rest {
-                [before @ .., b' ' | b'\t'] => rest = trim_end(before),
-                _ => break,
-            }
-        }
-        let element = match last_comma(rest) {
-            None => rest,
-            Some(at) => {
-                self.line = rest.get(..at);
-                rest.get(at..).and_then(<[u8]>::split_first).map(|(_, element)| element).unwrap_or_default()
-            }
-        };
-        Some(parse_address(element).map(Element::from))
+/// The occurrences of a header, in order of arrival, as one list (RFC 9110 §5.3). Blank ones count as absent; `None`: there is
+/// no other.
+pub fn joined<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Option<Cow<'a, [u8]>> {
+    let lines: Few<&[u8]> = lines.filter(|line| !is_blank(line)).collect();
+    match lines.as_slice() {
+        [] => None,
+        [line] => Some(Cow::Borrowed(*line)), // Envoy joins `x-forwarded-for` itself
+        lines => Some(Cow::Owned(lines.join(&b','))),
     }
-}
-
-/// The place of the last comma. Eight bytes are looked at together: of a long list, most of the work is to split it.
-fn last_comma(text: &[u8]) -> Option<usize> {
-    const EACH: u64 = u64::MAX / 255;
-    const COMMAS: u64 = EACH * b',' as u64;
-    const LOW_BITS: u64 = EACH * 0x7f;
-    let mut rest = text;
-    while let Some((before, eight)) = rest.split_last_chunk::<8>() {
-        let others = u64::from_le_bytes(*eight) ^ COMMAS;
-        // The high bit of each byte that is a comma; adding can't carry into the next byte.
-        let commas = !((others & LOW_BITS).wrapping_add(LOW_BITS) | others | LOW_BITS);
-        if commas != 0 {
-            let behind = usize::try_from(commas.leading_zeros() / 8).ok()?;
-            return rest.len().checked_sub(behind)?.checked_sub(1);
-        }
-        rest = before;
-    }
-    rest.iter().rposition(|byte| *byte == b',')
-}
-
-/// The elements of `forwarded` (RFC 7239 §4), right-most first; `None` is one whose `for` is no address, is missing, or
-/// is there twice. `lines` are the occurrences of the header in order of arrival, read as if joined by commas; a blank
-/// one counts as absent.
-pub fn forwarded<'a>(lines: impl DoubleEndedIterator<Item = &'a [u8]> + Clone) -> impl Iterator<Item = Option<IpAddr>> {
-    let lines = lines.rev().filter(|line| !is_blank(line));
-    Elements { lines, line: None, may_quote: true, unescaped: Vec::new() }
 }
 
 /// Does the line hold nothing but spaces and tabs?
@@ -92,7 +33,13 @@ pub fn is_blank(line: &[u8]) -> bool {
     trim_blanks(line).is_empty()
 }
 
-/// The walk through `forwarded`.
+/// The elements of an `x-forwarded-for` list, right-most first; `None` is one that is no address.
+pub fn x_forwarded_for(list: &[u8]) -> impl Iterator<Item = Option<IpAddr>> {
+    list.rsplit(|byte| *byte == b',').map(parse_address)
+}
+
+/// The elements of a `forwarded` list (RFC 7239 §4), right-most first; `None` is one whose `for` is no address, is missing, or
+/// is there twice, and one with a quote or a backslash in the wrong place.
 ///
 /// ```text
 /// list      = element *( "," element )
@@ -102,15 +49,49 @@ pub fn is_blank(line: &[u8]) -> bool {
 ///
 /// Where a comma or semicolon stands between a pair of quotes, it separates nothing. Pairs are made from the right; a
 /// quote behind an odd number of backslashes is escaped and counts for nothing, nor does one without a partner.
-struct Elements<'a, L> {
-    /// The lines to the left of `line`, the nearest first.
-    lines: L,
-    /// What is left of the current line; `None` if the next element begins with the next line.
-    line: Option<&'a [u8]>,
-    /// False once a quote without partner was met: further left there is none, so that the search is not repeated.
-    may_quote: bool,
-    /// A quoted value without its escapes. No proxy writes any, so as a rule this stays unallocated.
-    unescaped: Vec<u8>,
+pub fn forwarded(list: &[u8]) -> impl Iterator<Item = Option<IpAddr>> {
+    let mut rest = Some(list);
+    std::iter::from_fn(move || {
+        let (element, before) = last_element(rest?);
+        rest = before;
+        Some(element)
+    })
+}
+
+/// The right-most element, and what stands left of its comma, if there is one.
+fn last_element(list: &[u8]) -> (Option<IpAddr>, Option<&[u8]>) {
+    let mut is_sound = true;
+    let mut found = For::Missing;
+    let (mut rest, mut end) = (list, list);
+    let before = loop {
+        match rest.split_last() {
+            Some((b'"', before)) if !is_escaped(before) => match before_last_quote(before) {
+                Some(before_pair) => rest = before_pair,
+                None => {
+                    // It has no partner, nor is there any other quote further left that isn't escaped.
+                    is_sound = false;
+                    rest = before;
+                }
+            },
+            Some((separator @ (b',' | b';'), before)) => {
+                found = found.and(end.get(rest.len()..).unwrap_or_default(), &mut is_sound);
+                (rest, end) = (before, before);
+                if *separator == b',' {
+                    break Some(before);
+                }
+            }
+            Some((_, before)) => rest = before,
+            None => {
+                found = found.and(end, &mut is_sound);
+                break None;
+            }
+        }
+    };
+    let address = match found {
+        For::Once(address) => address.filter(|_| is_sound),
+        For::Missing | For::Repeated => None,
+    };
+    (address, before)
 }
 
 /// What the parameters of one element say about its `for`.
@@ -120,102 +101,60 @@ enum For {
     Repeated,
 }
 
-impl<'a, L: Iterator<Item = &'a [u8]> + Clone> Iterator for Elements<'a, L> {
-    type Item = Option<IpAddr>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let mut end = match self.line.take() {
-            Some(line) => line,
-            None => self.lines.next()?,
-        };
-        let mut rest = end;
-        let mut across_lines = false;
-        let mut found = For::Missing;
-        loop {
-            let separator = match rest.split_last() {
-                Some((b'"', before)) if self.may_quote && !is_escaped(before) => {
-                    match self.opening_quote(before) {
-                        Some((before, None)) => rest = before,
-                        Some((before, Some(line))) => {
-                            (rest, end) = (before, line);
-                            across_lines = true;
-                        }
-                        None => {
-                            self.may_quote = false;
-                            rest = before;
-                        }
-                    }
-                    continue;
-                }
-                Some((separator @ (b',' | b';'), _)) => Some(*separator),
-                Some((_, before)) => {
-                    rest = before;
-                    continue;
-                }
-                None => None,
-            };
-            let parameter = end.get(rest.len()..).unwrap_or_default();
-            if let Some(value) = for_value(parameter) {
-                // A value that goes on in the next line holds a comma: no address.
-                let address = if across_lines { None } else { self.address(value) };
-                found = match found {
-                    For::Missing => For::Once(address),
-                    For::Once(_) | For::Repeated => For::Repeated,
-                };
-            }
-            across_lines = false;
-            rest = rest.split_last().map_or(rest, |(_, before)| before);
-            end = rest;
-            if separator != Some(b';') {
-                self.line = separator.map(|_| rest);
-                break;
-            }
+impl For {
+    /// With one parameter more.
+    fn and(self, parameter: &[u8], is_sound: &mut bool) -> Self {
+        let parameter = trim_blanks(parameter);
+        *is_sound &= has_sound_value(parameter);
+        match (for_value(parameter), self) {
+            (None, found) => found,
+            (Some(value), Self::Missing) => Self::Once(for_address(value)),
+            (Some(_), Self::Once(_) | Self::Repeated) => Self::Repeated,
         }
-        Some(match found {
-            For::Once(address) => address,
-            For::Missing | For::Repeated => None,
-        })
     }
 }
 
-impl<'a, L: Iterator<Item = &'a [u8]> + Clone> Elements<'a, L> {
-    /// The partner of a closing quote: what stands before it, and its line if that is another one, which then becomes
-    /// the current one.
-    fn opening_quote(&mut self, before: &'a [u8]) -> Option<(&'a [u8], Option<&'a [u8]>)> {
-        if let Some(before) = before_last_quote(before) {
-            return Some((before, None));
-        }
-        let mut lines = self.lines.clone();
-        let (before, line) = lines.find_map(|line| Some((before_last_quote(line)?, line)))?;
-        self.lines = lines;
-        Some((before, Some(line)))
+/// Whether quotes and backslashes are those of one quoted string, which is the whole value: of anything else it depends on who
+/// reads it where the value ends. (Pairs of backslashes before it escape nothing to anybody.) Otherwise a value may be sloppy: no
+/// token, or missing.
+fn has_sound_value(parameter: &[u8]) -> bool {
+    let Some(at) = parameter.iter().position(|byte| matches!(byte, b'"' | b'\\')) else { return true };
+    let Some((name, mut value)) = parameter.split_at_checked(at) else { return false };
+    while let [b'\\', b'\\', rest @ ..] = value {
+        value = rest;
     }
-
-    /// The address in the value of a `for`: one quoted string, or no quote at all.
-    fn address(&mut self, value: &[u8]) -> Option<IpAddr> {
-        let [b'"', quoted @ .., b'"'] = value else { return parse_node(value) };
-        if !quoted.contains(&b'\\') {
-            return parse_node(quoted);
-        }
-        self.unescaped.clear();
-        let mut bytes = quoted.iter();
-        while let Some(byte) = bytes.next() {
-            match byte {
-                b'"' => return None,
-                b'\\' => self.unescaped.push(*bytes.next()?),
-                _ => self.unescaped.push(*byte),
-            }
-        }
-        parse_node(&self.unescaped)
-    }
+    trim_blanks(name).ends_with(b"=") && unquoted(value).is_some()
 }
 
 /// The value, if the parameter's name is `for`, in any case (RFC 7239 §4); no blank may stand before the `=`.
 fn for_value(parameter: &[u8]) -> Option<&[u8]> {
-    match trim_blanks(parameter) {
+    match parameter {
         [b'f' | b'F', b'o' | b'O', b'r' | b'R', b'=', value @ ..] => Some(trim_blanks(value)),
         _ => None,
     }
+}
+
+/// The address in the value of a `for`.
+fn for_address(value: &[u8]) -> Option<IpAddr> {
+    if value.starts_with(b"\"") { parse_node(&unquoted(value)?) } else { parse_node(value) }
+}
+
+/// The content of a text that is one quoted string (RFC 9110 §5.6.4).
+fn unquoted(value: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let [b'"', quoted @ .., b'"'] = value else { return None };
+    if !quoted.iter().any(|byte| matches!(byte, b'"' | b'\\')) {
+        return Some(Cow::Borrowed(quoted));
+    }
+    let mut content = Vec::with_capacity(quoted.len());
+    let mut bytes = quoted.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return None,
+            b'\\' => content.push(*bytes.next()?),
+            _ => content.push(*byte),
+        }
+    }
+    Some(Cow::Owned(content))
 }
 
 /// Would a quote behind `before` be escaped (`quoted-pair`, RFC 9110 §5.6.4)?
@@ -237,24 +176,26 @@ fn before_last_quote(mut text: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client_ip::address::{canonical, parse_address};
-
-    fn addresses<'a>(elements: impl Iterator<Item = Option<Element<'a>>>) -> impl Iterator<Item = Option<IpAddr>> {
-        elements.map(|element| element.map(|element| element.address()))
-    }
+    use crate::client_ip::address::canonical;
 
     fn texts(elements: impl Iterator<Item = Option<IpAddr>>) -> Vec<String> {
         elements.map(|element| element.map_or("-".into(), canonical)).collect()
     }
 
     fn read(lines: &[&str]) -> Vec<String> {
-        texts(forwarded(lines.iter().map(|line| line.as_bytes())))
+        let list = joined(lines.iter().map(|line| line.as_bytes()));
+        list.map(|list| texts(forwarded(&list))).unwrap_or_default()
+    }
+
+    fn read_x(lines: &[&[u8]]) -> Vec<String> {
+        let list = joined(lines.iter().copied());
+        list.map(|list| texts(x_forwarded_for(&list))).unwrap_or_default()
     }
 
     #[test]
     fn a_list_is_read_from_the_right_over_all_its_lines() {
         let lines: [&[u8]; 4] = [b"192.0.2.1, 192.0.2.2", b" \t", b",192.0.2.3:80", b"x , [::1]"];
-        let walked = texts(addresses(x_forwarded_for(lines.into_iter())));
+        let walked = read_x(&lines);
         assert_eq!(walked, ["::1", "-", "192.0.2.3", "-", "192.0.2.2", "192.0.2.1"]);
         let walked =
             read(&["for=192.0.2.1, for=192.0.2.2", "", "proto=http,for=\"192.0.2.3:80\"", "for=x , for=\"[::1]\""]);
@@ -266,7 +207,8 @@ mod tests {
         assert_eq!(read(&["", " ", "\t"]), Vec::<String>::new());
         assert_eq!(read(&[","]), ["-", "-"]);
         assert_eq!(read(&[", for=192.0.2.1 ,"]), ["-", "192.0.2.1", "-"]);
-        assert_eq!(texts(addresses(x_forwarded_for([b",".as_slice()].into_iter()))), ["-", "-"]);
+        assert_eq!(read_x(&[b","]), ["-", "-"]);
+        assert_eq!(read_x(&[b"", b" \t"]), Vec::<String>::new());
     }
 
     #[test]
@@ -319,10 +261,39 @@ mod tests {
     }
 
     #[test]
-    fn a_quote_without_partner_separates_like_any_other_byte() {
+    fn a_quote_without_partner_spoils_its_own_element() {
         assert_eq!(read(&[r#"for="192.0.2.1, for=192.0.2.2"#]), ["192.0.2.2", "-"]);
-        assert_eq!(read(&[r#"for=192.0.2.1, host=";for=192.0.2.2"#]), ["192.0.2.2", "192.0.2.1"]);
-        assert_eq!(read(&[r#"for=192.0.2.1;host=""#, r#"for=192.0.2.2"#]), ["192.0.2.2", "192.0.2.1"]);
+        assert_eq!(read(&[r#"for=192.0.2.1, host=";for=192.0.2.2"#]), ["-", "192.0.2.1"]);
+        assert_eq!(read(&[r#"for=192.0.2.1;host=""#, r#"for=192.0.2.2"#]), ["192.0.2.2", "-"]);
+    }
+
+    #[test]
+    fn a_quote_or_a_backslash_belongs_to_a_quoted_string_that_is_the_whole_value() {
+        for (parameter, is_sound) in [
+            (r#"x="a b""#, true),
+            (r#"x= "a\\\"b" "#, true),
+            (r#"x=\\\\"a b""#, true), // pairs before it escape nothing
+            (r#"secure"#, true),
+            (r#"host="#, true),
+            (r#"path=/a=b"#, true),
+            (r#"x="a b"c"#, false),
+            (r#"x=c"a b""#, false),
+            (r#"x="a""b""#, false),
+            (r#""a b""#, false),
+            (r#"x="a"="b""#, false),
+            (r#"x=""#, false),
+            (r#"x=\"a"#, false),
+            (r#"x=a\b"#, false),
+            (r#"x=a\\b"#, false),
+            (r#"x=\\"#, false),
+            (r#"x=\\\"a b""#, false),
+            (r#"\x=a"#, false),
+        ] {
+            let expected = if is_sound { "192.0.2.1" } else { "-" };
+            for element in [format!("for=192.0.2.1;{parameter}"), format!("{parameter};for=192.0.2.1")] {
+                assert_eq!(read(&[&element]).first().unwrap(), expected, "{element}");
+            }
+        }
     }
 
     #[test]
@@ -339,18 +310,5 @@ mod tests {
         assert_eq!(read(&[r#"for="192.0.2.1""#, r#"x""#]), ["-"]);
         // Across the lines the second `for` is still a second one.
         assert_eq!(read(&[r#"for=192.0.2.1;for="192.0.2.2"#, r#"";x=y"#]), ["-"]);
-    }
-
-    /// Counts how far the walk has read, one line at a time.
-    #[test]
-    fn lines_further_left_are_not_read_before_they_are_needed() {
-        let read = std::cell::Cell::new(0);
-        let lines = [r#"for="192.0.2.1, ""#, "for=192.0.2.2", r#"for=192.0.2.3;host="h""#];
-        let lines = lines.iter().map(|line| line.as_bytes()).inspect(|_| read.set(read.get() + 1));
-        let mut elements = forwarded(lines);
-        assert_eq!(elements.next(), Some(parse_address(b"192.0.2.3")));
-        assert_eq!(read.get(), 1);
-        assert_eq!(elements.next(), Some(parse_address(b"192.0.2.2")));
-        assert_eq!(read.get(), 2);
     }
 }

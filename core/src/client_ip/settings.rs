@@ -1,8 +1,8 @@
 //! The `client_ip` section of the configuration, and what is dangerous about it.
 
-use super::headers::Headers;
-use super::{ClientIp, Fallback, Form, Source, Trust};
-use crate::client_ip::address::{Blocks, Cidr};
+use super::blocks::Cidr;
+use super::names::{CONNECTION, Names};
+use super::{ClientIp, Fallback, Form, ORIGINAL_URL, Peers, STRIPPED, Source, Trust};
 use crate::config::{ConfigError, Section, shorten};
 
 impl ClientIp {
@@ -17,7 +17,7 @@ impl ClientIp {
         let trust = match section.take_whole_number("trusted_hops", 1)? {
             None => Trust::Listed(peers),
             Some(count) => {
-                if peers.is_empty() {
+                if peers.are_none() {
                     warnings.push(format!(
                         "{}: {count} without trusted_proxies believes any peer: make sure that only your own proxies can \
                          connect",
@@ -29,46 +29,44 @@ impl ClientIp {
         };
         let sources = take_names(&mut section, "sources")?.unwrap_or_else(|| owned(&["x-forwarded-for"]));
         let set = take_names(&mut section, "set")?.unwrap_or_else(|| owned(&["x-forwarded-for", "x-real-ip"]));
-        // By default less what is in `sources` or `set`, which `Headers` sees to: those are removed and written anyway.
-        let strip = take_names(&mut section, "strip")?.unwrap_or_else(|| owned(&STRIPPED));
+        // By default less what is in `sources` or `set`, which `Names` sees to: those are removed and written anyway.
+        let strip = take_names(&mut section, "strip")?.unwrap_or_else(|| owned(STRIPPED));
         let fallbacks = [("peer", Fallback::Peer), ("omit", Fallback::Omit), ("reject", Fallback::Reject)];
-        let on_invalid = section.take_word("on_invalid", &fallbacks)?.unwrap_or(Fallback::Peer);
-        let on_missing = section.take_word("on_missing", &fallbacks)?.unwrap_or(Fallback::Peer);
+        let on_invalid = section.take_word("on_invalid", &fallbacks)?;
+        let on_missing = section.take_word("on_missing", &fallbacks)?;
         let key = "the key of a filter state";
         let peer_filter_state = section
             .take_with("peer_filter_state", key, |value| {
                 value.as_str().filter(|key| !key.is_empty()).map(str::to_owned)
             })?
-            .unwrap_or_else(|| "idleguard.peer".into());
+            .unwrap_or_else(|| super::DEFAULT_PEER_FILTER_STATE.into());
         warn_of_order(&section, &sources, &mut warnings);
         section.finish()?;
 
-        let headers = Headers::new(&sources, &set, &strip);
-        let sources = sources
-            .into_iter()
-            .filter_map(|name| {
-                let header = headers.find(name.as_bytes())?;
-                Some(Source { form: Form::of(&name), name, header })
-            })
-            .collect();
-        Ok((Self { trust, sources, on_invalid, on_missing, peer_filter_state, headers }, warnings))
+        let mut names = Names::new(&sources, &set, &strip);
+        [CONNECTION, ORIGINAL_URL].iter().for_each(|name| names.note_first(name));
+        let sources: Vec<Source> = sources.into_iter().map(|name| Source { form: Form::of(&name), name }).collect();
+        let on_missing = on_missing.unwrap_or_else(|| {
+            let is_single = |source: &Source| source.form == Form::Address;
+            if sources.iter().any(is_single) { Form::Address.fallback() } else { Fallback::Peer }
+        });
+        Ok((Self { trust, sources, on_invalid, on_missing, peer_filter_state, names }, warnings))
     }
 }
-
-/// Headers that applications are known to believe.
-const STRIPPED: [&str; 6] =
-    ["forwarded", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip", "fastly-client-ip"];
 
 fn owned(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-fn take_trusted_proxies(section: &mut Section, warnings: &mut Vec<String>) -> Result<Blocks, ConfigError> {
+fn take_trusted_proxies(section: &mut Section, warnings: &mut Vec<String>) -> Result<Peers, ConfigError> {
     const ALLOWED: &str = "an address or a block such as \"10.0.0.0/8\" or \"2001:db8::/32\", with neither zone nor port, \
-                           or \"private\", or \"loopback\"";
+                           or \"private\", \"loopback\" or \"unix\"";
     let mut blocks = Vec::new();
+    let mut unix = false;
     for (key, text) in section.take_strings("trusted_proxies", "a list of addresses and blocks")?.unwrap_or_default() {
-        if let Some(preset) = Cidr::preset(&text) {
+        if text == "unix" {
+            unix = true;
+        } else if let Some(preset) = Cidr::preset(&text) {
             blocks.extend(preset);
         } else if let Some(block) = Cidr::parse(&text) {
             if block.is_everyone() {
@@ -83,7 +81,7 @@ fn take_trusted_proxies(section: &mut Section, warnings: &mut Vec<String>) -> Re
             return Err(ConfigError { key, given: quoted(&text), allowed: ALLOWED.into() });
         }
     }
-    Ok(blocks.into_iter().collect())
+    Ok(Peers { blocks: blocks.into_iter().collect(), unix })
 }
 
 /// Header names (`token`, RFC 9110 §5.6.2), in lower case.

@@ -204,6 +204,7 @@ impl Knowledge {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "a test that panics fails")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -180,6 +180,7 @@ fn choose(policy: &Policy, limit: Duration, above: Duration) -> Choice {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "a test that panics fails")]
 mod tests {
     use super::*;
     use crate::config::Section;

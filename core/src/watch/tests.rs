@@ -1,4 +1,5 @@
 //! The laws of idle ages.
+#![allow(clippy::arithmetic_side_effects, reason = "a test that panics fails")]
 
 use super::*;
 use proptest::prelude::*;

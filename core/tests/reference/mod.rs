@@ -14,7 +14,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use idleguard_core::client_ip::{ClientIp, Edit, Peer, Resolution};
+use idleguard_core::client_ip::{ClientIp, Edit, Peer, Resolution, STRIPPED};
 use idleguard_core::config::Section;
 use serde_json::Value;
 
@@ -112,7 +112,8 @@ pub fn x_forwarded_for(lines: &[&[u8]]) -> Vec<Option<IpAddr>> {
     lines.join(&b',').split(|byte| *byte == b',').rev().map(|element| address(element, false)).collect()
 }
 
-/// The elements of `forwarded`, right-most first: marks every byte that stands between a pair of quotes, then splits.
+/// The elements of `forwarded`, right-most first: marks every byte that stands between a pair of quotes, and every quote that
+/// has no partner, then splits.
 pub fn forwarded(lines: &[&[u8]]) -> Vec<Option<IpAddr>> {
     let lines = without_blank_lines(lines);
     if lines.is_empty() {
@@ -132,6 +133,7 @@ pub fn forwarded(lines: &[&[u8]]) -> Vec<Option<IpAddr>> {
     for pair in quotes.chunks_exact(2) {
         is_quoted[pair[1]..pair[0]].fill(true);
     }
+    let alone = quotes.chunks_exact(2).remainder().first().copied();
     let split = |start: usize, end: usize, separator: u8| {
         let mut parts = Vec::new();
         let mut part = start;
@@ -146,15 +148,57 @@ pub fn forwarded(lines: &[&[u8]]) -> Vec<Option<IpAddr>> {
     };
     let mut elements = Vec::new();
     for (start, end) in split(0, list.len(), b',') {
-        let parameters = split(start, end, b';');
-        let fors: Vec<&[u8]> = parameters.iter().filter_map(|(start, end)| for_value(&list[*start..*end])).collect();
+        let parameters: Vec<&[u8]> =
+            split(start, end, b';').into_iter().map(|(start, end)| &list[start..end]).collect();
+        let fors: Vec<&[u8]> = parameters.iter().filter_map(|parameter| for_value(parameter)).collect();
+        let is_sound = alone.is_none_or(|quote| !(start..end).contains(&quote))
+            && parameters.iter().all(|parameter| is_sound(parameter));
         elements.push(match fors[..] {
-            [value] => for_address(value),
+            [value] if is_sound => for_address(value),
             _ => None,
         });
     }
     elements.reverse();
     elements
+}
+
+/// Where there is a quote or a backslash, the value is one quoted string, perhaps behind pairs of backslashes.
+fn is_sound(parameter: &[u8]) -> bool {
+    let parameter = trim(parameter);
+    if !parameter.iter().any(|byte| b"\"\\".contains(byte)) {
+        return true;
+    }
+    let Some(equals) = parameter.iter().position(|byte| *byte == b'=') else { return false };
+    // What stands before the quoted string: blanks, and an even number of backslashes behind them.
+    let mut value = trim(&parameter[equals + 1..]);
+    while value.starts_with(br"\\") {
+        value = &value[2..];
+    }
+    let name_is_plain = !parameter[..equals].iter().any(|byte| b"\"\\".contains(byte));
+    name_is_plain && quoted_string(value).is_some()
+}
+
+/// The content of a quoted string.
+fn quoted_string(value: &[u8]) -> Option<Vec<u8>> {
+    if value.first() != Some(&b'"') {
+        return None;
+    }
+    let mut content = Vec::new();
+    let mut at = 1;
+    loop {
+        match *value.get(at)? {
+            b'"' => break,
+            b'\\' => {
+                content.push(*value.get(at + 1)?);
+                at += 2;
+            }
+            byte => {
+                content.push(byte);
+                at += 1;
+            }
+        }
+    }
+    (at + 1 == value.len()).then_some(content)
 }
 
 fn trim(mut text: &[u8]) -> &[u8] {
@@ -174,28 +218,7 @@ fn for_value(parameter: &[u8]) -> Option<&[u8]> {
 }
 
 fn for_address(value: &[u8]) -> Option<IpAddr> {
-    if !value.contains(&b'"') {
-        return address(value, true);
-    }
-    if value[0] != b'"' {
-        return None;
-    }
-    let mut content = Vec::new();
-    let mut at = 1;
-    loop {
-        match *value.get(at)? {
-            b'"' => break,
-            b'\\' => {
-                content.push(*value.get(at + 1)?);
-                at += 2;
-            }
-            byte => {
-                content.push(byte);
-                at += 1;
-            }
-        }
-    }
-    if at + 1 == value.len() { address(&content, true) } else { None }
+    if value.contains(&b'"') { address(&quoted_string(value)?, true) } else { address(value, true) }
 }
 
 // === Requests ===
@@ -208,8 +231,9 @@ pub struct Answer {
     pub headers: Vec<Line>,
 }
 
+/// What all spellings of a name have in common.
 pub fn folded(name: &[u8]) -> Vec<u8> {
-    name.iter().map(|byte| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() }).collect()
+    name.iter().map(|byte| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }).collect()
 }
 
 fn strings(config: &Value, key: &str, default: &[&str]) -> Vec<String> {
@@ -225,11 +249,9 @@ fn names(config: &Value, key: &str, default: &[&str]) -> Vec<String> {
 
 /// The names in `sources`, `set` and `strip`, folded.
 pub fn configured_names(config: &Value) -> Vec<Vec<u8>> {
-    let stripped =
-        ["forwarded", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip", "fastly-client-ip"];
     let mut all = names(config, "sources", &["x-forwarded-for"]);
     all.extend(names(config, "set", &["x-forwarded-for", "x-real-ip"]));
-    all.extend(names(config, "strip", &stripped));
+    all.extend(names(config, "strip", STRIPPED));
     all.iter().map(|name| folded(name.as_bytes())).collect()
 }
 
@@ -240,22 +262,31 @@ pub fn is_trusted(config: &Value, address: IpAddr) -> bool {
     strings(config, "trusted_proxies", &[]).iter().any(|block| match &block[..] {
         "private" => private.split(' ').any(|block| is_in(address, block)),
         "loopback" => ["127.0.0.0/8", "::1"].iter().any(|block| is_in(address, block)),
+        "unix" => false,
         block => is_in(address, block),
     })
 }
 
+/// Is this peer to be believed, as far as `trusted_proxies` says?
+pub fn is_trusted_peer(config: &Value, peer: Peer) -> bool {
+    match peer {
+        Peer::Known(address) => is_trusted(config, address),
+        Peer::Unix => strings(config, "trusted_proxies", &[]).iter().any(|block| block == "unix"),
+        Peer::Unknown => false,
+    }
+}
+
 /// Rules 2 to 6.
-pub fn answer(config: &Value, peer: Option<IpAddr>, headers: &[Line]) -> Answer {
+pub fn answer(config: &Value, peer: Peer, headers: &[Line]) -> Answer {
     let ours = configured_names(config);
     let is_ours = |name: &[u8]| ours.contains(&folded(name));
     let lower = |(name, value): &Line| (name.to_ascii_lowercase(), value.clone());
     let mut others: Vec<Line> = headers.iter().filter(|(name, _)| !is_ours(name)).map(lower).collect();
+    clean_connection(&mut others, &ours);
     others.sort();
-    let chain = match peer {
-        None => Ok(Vec::new()),
-        Some(peer) => verified(config, peer, headers),
+    let Ok(chain) = verified(config, peer, headers) else {
+        return Answer { rejected: true, client: None, headers: Vec::new() };
     };
-    let Ok(chain) = chain else { return Answer { rejected: true, client: None, headers: Vec::new() } };
     let client = chain.first().copied();
     let mut written: Vec<Vec<u8>> = Vec::new();
     for name in names(config, "set", &["x-forwarded-for", "x-real-ip"]) {
@@ -282,19 +313,36 @@ pub fn answer(config: &Value, peer: Option<IpAddr>, headers: &[Line]) -> Answer 
     Answer { rejected: false, client, headers: others }
 }
 
-/// The client, the hops passed, the peer; empty if nothing is to be written; an error if the request is refused.
-fn verified(config: &Value, peer: IpAddr, headers: &[Line]) -> Result<Vec<IpAddr>, ()> {
-    let hops = config.get("trusted_hops").map(|hops| usize::try_from(hops.as_u64().unwrap()).unwrap());
-    let nobody_listed = strings(config, "trusted_proxies", &[]).is_empty();
-    if !(is_trusted(config, peer) || hops.is_some() && nobody_listed) {
-        return Ok(vec![peer]);
+/// If one of our names is an option of the connection, the others are left, in one line.
+fn clean_connection(lines: &mut Vec<Line>, ours: &[Vec<u8>]) {
+    let all = lines.iter().filter(|(name, _)| name == b"connection").map(|(_, value)| &value[..]).collect::<Vec<_>>();
+    let all = all.join(&b',');
+    let options: Vec<&[u8]> = all.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).collect();
+    let kept: Vec<&[u8]> = options.iter().copied().filter(|option| !ours.contains(&folded(option))).collect();
+    if kept.len() < options.len() {
+        let kept = kept.join(&b", "[..]);
+        lines.retain(|(name, _)| name != b"connection");
+        lines.push((b"connection".to_vec(), kept));
     }
-    let fallback = |key: &str, chain: Vec<IpAddr>| match config.get(key).and_then(Value::as_str) {
-        None | Some("peer") => Ok(chain),
-        Some("omit") => Ok(Vec::new()),
-        Some("reject") => Err(()),
-        Some(other) => panic!("{other}"),
-    };
+}
+
+/// The client, the hops passed, the peer; empty if nothing is to be written; an error if the request is refused.
+fn verified(config: &Value, peer: Peer, headers: &[Line]) -> Result<Vec<IpAddr>, ()> {
+    let hops = config.get("trusted_hops").map(|hops| usize::try_from(hops.as_u64().unwrap()).unwrap());
+    let anybody = hops.is_some() && strings(config, "trusted_proxies", &[]).is_empty();
+    let peer_chain: Vec<IpAddr> = if let Peer::Known(address) = peer { vec![address] } else { Vec::new() };
+    if !(is_trusted_peer(config, peer) || anybody && !peer_chain.is_empty()) {
+        return Ok(peer_chain);
+    }
+    let is_list = |source: &str| ["x-forwarded-for", "forwarded"].contains(&source);
+    let fallback =
+        |key: &str, default: &str, chain: Vec<IpAddr>| match config.get(key).and_then(Value::as_str).unwrap_or(default)
+        {
+            "peer" => Ok(chain),
+            "omit" => Ok(Vec::new()),
+            "reject" => Err(()),
+            other => panic!("{other}"),
+        };
     for source in names(config, "sources", &["x-forwarded-for"]) {
         let lines: Vec<&[u8]> = headers
             .iter()
@@ -312,15 +360,15 @@ fn verified(config: &Value, peer: IpAddr, headers: &[Line]) -> Result<Vec<IpAddr
                     _ => None,
                 };
                 return match address {
-                    Some(address) => Ok(vec![address, peer]),
-                    None => fallback("on_invalid", vec![peer]),
+                    Some(address) => Ok([&[address], &peer_chain[..]].concat()),
+                    None => fallback("on_invalid", "omit", peer_chain),
                 };
             }
         };
         if elements.is_empty() {
             continue;
         }
-        let mut chain = vec![peer];
+        let mut chain = peer_chain.clone();
         if let Some(hops) = hops {
             let counted: Option<Vec<IpAddr>> = elements.iter().copied().take(hops).collect();
             return match counted {
@@ -329,11 +377,13 @@ fn verified(config: &Value, peer: IpAddr, headers: &[Line]) -> Result<Vec<IpAddr
                     chain.reverse();
                     Ok(chain)
                 }
-                _ => fallback("on_invalid", vec![peer]),
+                _ => fallback("on_invalid", "peer", peer_chain),
             };
         }
-        for element in elements {
-            let Some(address) = element else { return fallback("on_invalid", chain) };
+        for (at, element) in elements.into_iter().enumerate() {
+            let Some(address) = element.filter(|address| at < 100 || !is_trusted(config, *address)) else {
+                return fallback("on_invalid", "peer", chain);
+            };
             chain.insert(0, address);
             if !is_trusted(config, address) {
                 break;
@@ -341,7 +391,8 @@ fn verified(config: &Value, peer: IpAddr, headers: &[Line]) -> Result<Vec<IpAddr
         }
         return Ok(chain);
     }
-    fallback("on_missing", vec![peer])
+    let all_are_lists = names(config, "sources", &["x-forwarded-for"]).iter().all(|source| is_list(source));
+    fallback("on_missing", if all_are_lists { "peer" } else { "omit" }, peer_chain)
 }
 
 // === The filter, in the same terms ===
@@ -375,9 +426,9 @@ pub fn edited(headers: &[Line], edits: &[Edit<'_>]) -> Vec<Line> {
 }
 
 /// The filter's answer.
-pub fn filtered(config: &Value, peer: Option<IpAddr>, headers: &[Line]) -> Answer {
+pub fn filtered(config: &Value, peer: Peer, headers: &[Line]) -> Answer {
     let client_ip = client_ip(config);
-    let resolution = resolve(&client_ip, peer.map_or(Peer::Unknown, Peer::Known), headers);
+    let resolution = resolve(&client_ip, peer, headers);
     if resolution.rejected {
         assert!(resolution.edits.is_empty(), "edits of a rejected request: {resolution:?}");
         return Answer { rejected: true, client: resolution.client, headers: Vec::new() };
@@ -385,6 +436,19 @@ pub fn filtered(config: &Value, peer: Option<IpAddr>, headers: &[Line]) -> Answe
     let mut headers = edited(headers, &resolution.edits);
     headers.sort();
     Answer { rejected: false, client: resolution.client, headers }
+}
+
+/// The header map after a second pass, of what the first one left.
+pub fn filtered_again(config: &Value, peer: Peer, first: &Resolution<'_>, headers: &[Line]) -> Vec<Line> {
+    let client_ip = client_ip(config);
+    let lines: Vec<(&[u8], &[u8])> = headers.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+    let second = match (&first.kept, first.client) {
+        (Some(kept), _) => client_ip.repeat(kept, &lines),
+        (None, Some(client)) => client_ip.repeat_client(peer, client, &lines),
+        (None, None) => panic!("nothing to begin with: {first:?}"),
+    };
+    assert_eq!(second.client, first.client);
+    edited(headers, &second.edits)
 }
 
 // === Vectors ===

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use idleguard_harness::{
     arguments,
-    demo::{Comparison, Demo, page::Page},
+    demo::{Comparison, Demo, LONGEST, Timeouts, page::Page},
     process,
 };
 use tokio::time::{interval, sleep};
@@ -23,9 +23,12 @@ struct Arguments {
     /// Clients on each side
     #[arg(long, default_value_t = 60)]
     clients: usize,
-    /// The idle age at which the load balancers drop a connection
-    #[arg(long, default_value = "3s", value_parser = arguments::duration)]
+    /// The idle age at which the load balancers drop a connection, at first
+    #[arg(long, default_value = "6s", value_parser = arguments::duration)]
     lb_idle_timeout: Duration,
+    /// And what that falls to
+    #[arg(long, default_value = "2s", value_parser = arguments::duration)]
+    falls_to: Duration,
     /// The page's port on 127.0.0.1; 0 takes a free one
     #[arg(long, default_value_t = 0)]
     port: u16,
@@ -49,27 +52,25 @@ async fn main() -> ExitCode {
 }
 
 async fn demo(arguments: Arguments) -> Result<()> {
-    let timeout = arguments.lb_idle_timeout;
+    let timeouts = Timeouts { first: arguments.lb_idle_timeout, then: arguments.falls_to };
     let config = arguments::configuration(arguments.envoy_yaml, arguments.wasm)?.free_ports();
     let (page, mut chosen) = Page::start(arguments.port).await?;
     let demo = tokio::select! {
-        demo = Demo::start(&config, timeout, arguments.clients) => demo?,
+        demo = Demo::start(&config, timeouts, arguments.clients) => demo?,
         () = process::stop_signal() => bail!("stopped"),
     };
 
     println!("Watch it live: http://{}/\n", page.address());
     println!(
-        "{} clients on each side send POST requests, half of them in bursts with silences of up to",
-        arguments.clients
-    );
-    println!("{:?}, half of them each at its own random times.", timeout * 2);
-    println!(
-        "The LB drops connections that were idle for {timeout:?}: at first it closes them, later it says nothing,"
+        "{} clients on each side send POST requests, a quarter in bursts with silences of up to {:?}, the others each at its",
+        arguments.clients,
+        timeouts.first.mul_f64(LONGEST)
     );
     println!(
-        "and resets them when used. idleguard is not told the timeout. A table follows in {} s.\n",
-        arguments.seconds
+        "own random times. The LB forgets connections that were idle for {:?} without a word, and later for {:?}.",
+        timeouts.first, timeouts.then
     );
+    println!("idleguard is told neither. A table follows in {} s.\n", arguments.seconds);
     let show = async {
         let mut frames = interval(FRAME);
         loop {

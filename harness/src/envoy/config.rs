@@ -187,10 +187,17 @@ impl Config {
         self.set(&format!("{}/transport_socket", cluster(name)), socket)
     }
 
-    /// Speaks HTTP/2 to this cluster, without asking.
+    /// Speaks HTTP/2 to this cluster, without asking. Its other protocol options stay.
     #[must_use]
-    pub fn http2(self, name: &str) -> Self {
-        self.protocol_options(name, json!({ "explicit_http_config": { "http2_protocol_options": {} } }))
+    pub fn http2(mut self, name: &str) -> Self {
+        let key = "typed_extension_protocol_options/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+        match self.get_mut(&format!("{}/{key}", cluster(name))) {
+            None => self.protocol_options(name, json!({ "explicit_http_config": { "http2_protocol_options": {} } })),
+            Some(options) => {
+                options["explicit_http_config"] = json!({ "http2_protocol_options": {} });
+                self
+            }
+        }
     }
 
     /// Sets Envoy's own idle timeout on a cluster's connections.
@@ -289,6 +296,11 @@ impl Config {
             lanes.insert(name, (*text).into());
         }
         self.policy("lanes", lanes)
+    }
+
+    /// Whether there is a scout.
+    pub fn has_scout(&self) -> bool {
+        self.get(&format!("static_resources/listeners/{SCOUT}")).is_some()
     }
 
     /// Without the scout, its listener and the cluster that leads to it.

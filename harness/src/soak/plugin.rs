@@ -1,5 +1,5 @@
-//! The soak's Envoy: two destinations (HTTP/1.1 and HTTP/2 to the LB), WebSockets, and both filters' configuration in
-//! files that Envoy watches, as a control plane would send it.
+//! The soak's Envoy: two destinations with lanes (HTTP/1.1 and HTTP/2 to the LB), a scout, WebSockets, and both filters'
+//! configuration in files that Envoy watches, as a control plane would send it.
 
 use std::{fs, path::Path};
 
@@ -9,6 +9,10 @@ use serde_json::{Value, json};
 use crate::envoy::Config;
 
 const HTTP_MANAGER: &str = "static_resources/listeners/ingress/filter_chains/0/filters/http/typed_config";
+const SCOUT: &str = "static_resources/listeners/payments-scout/filter_chains/0/filters/idleguard";
+
+/// The lanes of both destinations. All of them close a connection before the LB would.
+const LANES: [&str; 3] = ["1800ms", "1300ms", "900ms"];
 
 /// A filter whose configuration comes from a file (extension config discovery).
 #[derive(Debug)]
@@ -16,10 +20,21 @@ struct Plugin {
     name: &'static str,
     /// The filter as `typed_config` has it, to be given a new `configuration`.
     typed: Value,
-    configure: fn(&Value) -> Value,
+    configure: fn(&Policy) -> Value,
 }
 
-/// The three filters.
+/// What changes from one update to the next.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Policy {
+    /// What the filter is told of the LB's idle timeout, in milliseconds.
+    pub(super) told: u64,
+    /// In percent.
+    pub(super) margin: u64,
+    /// In minutes.
+    pub(super) scout_waits: u64,
+}
+
+/// Both filters.
 #[derive(Debug)]
 pub(super) struct Plugins {
     directory: std::path::PathBuf,
@@ -27,35 +42,30 @@ pub(super) struct Plugins {
     version: u64,
 }
 
-/// A filter's configuration with this policy.
-type FilterOf = fn(&Value) -> Value;
-
 impl Plugins {
     /// Edits the project's configuration, and takes the filters' own configuration out into files in `directory`.
-    pub(super) fn take_out(config: Config, directory: &Path, policy: &Value) -> Result<(Config, Self)> {
-        let mut config = with_orders(config)
-            .set(&format!("{HTTP_MANAGER}/upgrade_configs"), json!([{ "upgrade_type": "websocket" }]))
-            .http2("orders");
-        let connection = |destination: &'static str| {
-            format!("static_resources/listeners/{destination}-guard/filter_chains/0/filters/idleguard")
-        };
+    pub(super) fn take_out(config: Config, directory: &Path, policy: Policy) -> Result<(Config, Self)> {
+        let mut config = with_orders(config.lanes(&LANES))
+            .set(&format!("{HTTP_MANAGER}/upgrade_configs"), json!([{ "upgrade_type": "websocket" }]));
         let mut plugins = Vec::new();
-        let places: [(String, &'static str, FilterOf); 3] = [
-            (
-                format!("{HTTP_MANAGER}/http_filters/idleguard"),
-                "idleguard",
-                |policy| json!({ "filter": "http", "destinations": { "payments": policy, "orders": policy } }),
-            ),
-            (
-                connection("payments"),
-                "idleguard-payments",
-                |policy| json!({ "filter": "connection", "destination": "payments", "policy": policy }),
-            ),
-            (
-                connection("orders"),
-                "idleguard-orders",
-                |policy| json!({ "filter": "connection", "destination": "orders", "policy": policy }),
-            ),
+        type FilterOf = fn(&Policy) -> Value;
+        let places: [(String, &'static str, FilterOf); 2] = [
+            (format!("{HTTP_MANAGER}/http_filters/idleguard"), "idleguard", |policy| {
+                let destination = |name: &str| {
+                    let lanes = LANES.map(|text| (format!("{name}-{text}"), Value::from(text)));
+                    json!({
+                        "lb_idle_timeout": format!("{}ms", policy.told),
+                        "margin": format!("{}%", policy.margin),
+                        "lanes": serde_json::Map::from_iter(lanes),
+                    })
+                };
+                let destinations = json!({ "payments": destination("payments"), "orders": destination("orders") });
+                json!({ "filter": "http", "destinations": destinations, "client_ip": {} })
+            }),
+            (SCOUT.to_owned(), "idleguard-scout", |policy| {
+                let max_wait = format!("{}m", policy.scout_waits);
+                json!({ "filter": "scout", "destination": "payments", "cluster": "payments-scout", "path": "/", "max_wait": max_wait })
+            }),
         ];
         for (place, name, configure) in places {
             let filter = config.get_mut(&place).with_context(|| format!("no filter at {place}"))?;
@@ -75,14 +85,14 @@ impl Plugins {
         Ok((config, plugins))
     }
 
-    /// Gives both filters this policy for both destinations.
-    pub(super) fn update(&mut self, policy: &Value) -> Result<()> {
+    /// Gives both filters this policy.
+    pub(super) fn update(&mut self, policy: Policy) -> Result<()> {
         self.version += 1;
         for plugin in &self.plugins {
             let mut typed = plugin.typed.clone();
             typed["config"]["configuration"] = json!({
                 "@type": "type.googleapis.com/google.protobuf.StringValue",
-                "value": (plugin.configure)(policy).to_string(),
+                "value": (plugin.configure)(&policy).to_string(),
             });
             let resource = json!({
                 "@type": "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
@@ -99,24 +109,25 @@ impl Plugins {
     }
 }
 
-/// A second destination `orders`, under `/h2/`, beside `payments`.
-fn with_orders(config: Config) -> Config {
-    let copy = |config: &Config, path: &str| -> Value {
-        let text = config.get(path).expect("the project's envoy.yaml").to_string().replace("payments", "orders");
-        serde_json::from_str(&text).expect("still JSON")
+/// A second destination `orders` with lanes of its own, in HTTP/2 and under `/h2/`, beside `payments`.
+fn with_orders(mut config: Config) -> Config {
+    let copy = |value: &Value| -> Value {
+        serde_json::from_str(&value.to_string().replace("payments", "orders")).expect("still JSON")
     };
-    let (listener, near, far) = (
-        copy(&config, "static_resources/listeners/payments-guard"),
-        copy(&config, "static_resources/clusters/payments"),
-        copy(&config, "static_resources/clusters/payments-lb"),
-    );
-    let route = json!({
-        "match": { "prefix": "/h2/" },
-        "route": { "cluster": "orders", "prefix_rewrite": "/", "timeout": "15s" },
-    });
+    let at = |path: &str| config.get(path).expect("the project's envoy.yaml").clone();
+    let clusters: Vec<Value> =
+        config.clusters().iter().map(|name| copy(&at(&format!("static_resources/clusters/{name}")))).collect();
+    let routes_at = format!("{HTTP_MANAGER}/route_config/virtual_hosts/all/routes");
+    let routes: Vec<Value> = at(&routes_at).as_array().cloned().unwrap_or_default();
+    for (index, route) in routes.iter().enumerate() {
+        let mut route = copy(route);
+        route["match"]["prefix"] = "/h2/".into();
+        route["route"]["prefix_rewrite"] = "/".into();
+        config = config.insert(&routes_at, Some(index), route);
+    }
+    for cluster in clusters {
+        let name = cluster["name"].as_str().expect("a name").to_owned();
+        config = config.insert("static_resources/clusters", None, cluster).http2(&name);
+    }
     config
-        .insert("static_resources/listeners", None, listener)
-        .insert("static_resources/clusters", None, near)
-        .insert("static_resources/clusters", None, far)
-        .insert(&format!("{HTTP_MANAGER}/route_config/virtual_hosts/all/routes"), Some(0), route)
 }

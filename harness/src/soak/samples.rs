@@ -21,7 +21,7 @@ pub struct Sample {
     pub descriptors: u64,
     /// Wasm VMs.
     pub vms: u64,
-    /// idleguard's connections, of all destinations.
+    /// Connections to the LB.
     pub active: u64,
 }
 
@@ -40,22 +40,17 @@ impl Sample {
             wasm: linear_memory(&fs::read_to_string(format!("/proc/{pid}/maps"))?),
             descriptors: fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64,
             vms: stats.get("wasm.envoy.wasm.runtime.v8.active").copied().unwrap_or(0),
-            active: gauges(&stats)
-                .iter()
-                .filter(|(name, _)| name.ends_with("connections_active"))
-                .map(|(_, n)| n)
-                .sum(),
+            active: connections(&stats).iter().filter(|(name, _)| name.ends_with("cx_active")).map(|(_, n)| n).sum(),
         })
     }
 }
 
-/// idleguard's gauges of connections.
-pub(super) fn gauges(stats: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-    let is_gauge = |name: &str| {
-        name.starts_with("wasmcustom.idleguard.destination.")
-            && (name.ends_with(".connections_active") || name.ends_with(".connections_idle"))
-    };
-    stats.iter().filter(|(name, _)| is_gauge(name)).map(|(name, value)| (name.clone(), *value)).collect()
+/// Envoy's gauges of what is in flight or open to the LB, of both destinations (a lane counts under its base's name).
+pub(super) fn connections(stats: &BTreeMap<String, u64>) -> Vec<(&str, u64)> {
+    let names =
+        ["payments", "orders"].map(|name| ["cx", "rq"].map(|of| format!("cluster.{name}.upstream_{of}_active")));
+    let gauge = |name: &String| stats.get_key_value(name).map(|(name, value)| (name.as_str(), *value));
+    names.iter().flatten().filter_map(gauge).collect()
 }
 
 /// The size of all Wasm memories in a process: V8 reserves gigabytes of address space for each, of which the beginning is

@@ -64,7 +64,10 @@ pub(super) enum Due {
 struct State {
     protocol: Protocol,
     fate: Fate,
+    opened: Instant,
     idle_since: Instant,
+    /// Nobody asked for what is sent before the end.
+    announces: bool,
     /// Exchanges whose response body has not ended.
     exchanges: u32,
     /// The head of the latest HTTP/1.1 request, as it came.
@@ -87,7 +90,9 @@ impl Connection {
         let state = State {
             protocol: Protocol::Http1 { busy: false },
             fate: Fate::Alive,
+            opened: now,
             idle_since: now,
+            announces: false,
             exchanges: 0,
             head: Vec::new(),
             upgrade: None,
@@ -126,13 +131,13 @@ impl Connection {
                 Arrival::Deliver
             }
             Fate::Forgotten => {
-                self.shared.book().on_stale_arrival(self.id);
+                self.shared.book().on_stale_arrival(self.id, state.idle_age(arrived));
                 state.fate = Fate::Ended(How::Rst);
                 Arrival::Reset
             }
             Fate::Swallowing { noticed } => {
                 if !noticed {
-                    self.shared.book().on_stale_arrival(self.id);
+                    self.shared.book().on_stale_arrival(self.id, state.idle_age(arrived));
                     state.fate = Fate::Swallowing { noticed: true };
                 }
                 Arrival::Discard
@@ -144,8 +149,9 @@ impl Connection {
     fn begin_if_idle(&self, state: &mut State, now: Instant) {
         if let Protocol::Http1 { busy: false } = state.protocol {
             let age = now.saturating_duration_since(state.idle_since);
-            if let Some(record) = self.shared.book().record(self.id) {
-                record.push_idle_age(age);
+            let mut book = self.shared.book();
+            book.on_idle_age(self.id, age);
+            if let Some(record) = book.record(self.id) {
                 record.idle_since = None;
             }
             state.protocol = Protocol::Http1 { busy: true };
@@ -175,12 +181,12 @@ impl Connection {
         self.state().peer.get_or_insert(how);
     }
 
-    pub(super) fn on_request(&self, http2: bool) {
+    pub(super) fn on_request(&self, http2: bool, path: &str) {
         let mut state = self.state();
         if http2 {
             let age = Instant::now().saturating_duration_since(state.idle_since);
-            if let (0, Some(record)) = (state.exchanges, self.shared.book().record(self.id)) {
-                record.push_idle_age(age);
+            if state.exchanges == 0 {
+                self.shared.book().on_idle_age(self.id, age);
             }
             state.protocol = Protocol::Http2;
         }
@@ -188,6 +194,9 @@ impl Connection {
         let mut book = self.shared.book();
         book.counters.requests += 1;
         if let Some(record) = book.record(self.id) {
+            if record.requests == 0 {
+                path.clone_into(&mut record.path);
+            }
             record.requests += 1;
         }
     }
@@ -230,6 +239,13 @@ impl Connection {
     pub(super) fn check(&self, now: Instant) -> Due {
         let mut state = self.state();
         let mode = self.shared.mode();
+        if let (Fate::Alive, Mode::AgeAt(limit)) = (state.fate, mode) {
+            if now.saturating_duration_since(state.opened) < limit {
+                return Due::At(state.opened + limit);
+            }
+            state.fate = Fate::Ended(How::Fin);
+            return Due::Close;
+        }
         let (Fate::Alive, Some(timeout)) = (state.fate, mode.timeout()) else { return Due::Never };
         let Some(age) = state.idle_age(now) else { return Due::At(now + timeout) };
         if age < timeout {
@@ -240,9 +256,10 @@ impl Connection {
     }
 
     fn drop_idle(&self, state: &mut State, mode: Mode, now: Instant) {
+        state.announces = matches!(mode, Mode::AnnounceAt(_));
         state.fate = match mode {
-            Mode::Stable => return,
-            Mode::FinAt(_) => Fate::Ended(How::Fin),
+            Mode::Stable | Mode::AgeAt(_) => return,
+            Mode::FinAt(_) | Mode::AnnounceAt(_) => Fate::Ended(How::Fin),
             Mode::RstAt(_) => Fate::Ended(How::Rst),
             Mode::SilentRst(_) => Fate::Forgotten,
             Mode::SilentSwallow(_) => Fate::Swallowing { noticed: false },
@@ -267,6 +284,11 @@ impl Connection {
     /// Whether the socket must be closed by RST.
     pub(super) fn ends_by_reset(&self) -> bool {
         self.state().fate == Fate::Ended(How::Rst)
+    }
+
+    /// Whether a 408 is to go before the end.
+    pub(super) fn announces(&self) -> bool {
+        self.state().announces
     }
 
     /// The socket is gone: writes down how.

@@ -51,6 +51,13 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
+        if self.connection.announces() {
+            // What an empty socket buffer takes at once.
+            let _ = self
+                .stream
+                .tcp()
+                .try_write(b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
         if self.connection.ends_by_reset() {
             // Fails if the peer has reset the connection already, which is just as well.
             let _ = SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO));

@@ -18,16 +18,35 @@ pub enum Mode {
     SilentRst(Duration),
     /// From this idle age on everything is read and thrown away: no answer, no close.
     SilentSwallow(Duration),
+    /// A 408 that nobody asked for, and a FIN behind it, at this idle age. On HTTP/1.1 without TLS.
+    AnnounceAt(Duration),
+    /// A FIN when the connection is this old, whether it is idle or not.
+    AgeAt(Duration),
 }
 
 impl Mode {
     /// The idle age at which connections are dropped; none if they never are.
     pub fn timeout(self) -> Option<Duration> {
         match self {
-            Self::Stable => None,
-            Self::FinAt(timeout) | Self::RstAt(timeout) | Self::SilentRst(timeout) | Self::SilentSwallow(timeout) => {
-                Some(timeout)
-            }
+            Self::Stable | Self::AgeAt(_) => None,
+            Self::FinAt(timeout)
+            | Self::RstAt(timeout)
+            | Self::SilentRst(timeout)
+            | Self::SilentSwallow(timeout)
+            | Self::AnnounceAt(timeout) => Some(timeout),
+        }
+    }
+
+    /// The same at another idle age. What was stable is silent now: a timeout alone does not say how.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        match self {
+            Self::FinAt(_) => Self::FinAt(timeout),
+            Self::RstAt(_) => Self::RstAt(timeout),
+            Self::Stable | Self::SilentRst(_) => Self::SilentRst(timeout),
+            Self::SilentSwallow(_) => Self::SilentSwallow(timeout),
+            Self::AnnounceAt(_) => Self::AnnounceAt(timeout),
+            Self::AgeAt(_) => Self::AgeAt(timeout),
         }
     }
 }

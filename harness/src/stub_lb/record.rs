@@ -5,9 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How many ended connections are remembered, and how many idle ages for each.
+/// How many ended connections are remembered, how many idle ages for each, and how many reuses that nobody has asked for.
 const REMEMBERED: usize = 20_000;
 const IDLE_AGES: usize = 1_000;
+const REUSES: usize = 20_000;
 
 /// Totals since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,6 +69,8 @@ pub struct Record {
     pub requests: u64,
     /// The idle age at the first byte of each request, the first request included.
     pub idle_ages: Vec<Duration>,
+    /// The path of its first request.
+    pub path: String,
     /// The server name that the client asked for in TLS.
     pub sni: Option<String>,
     /// Since when no exchange is in flight; none while one is. Followed on HTTP/1.1 alone.
@@ -95,11 +98,24 @@ pub enum Standing {
     Closed(By),
 }
 
+/// A request on a connection that had served before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reuse {
+    /// The path of the connection's first request.
+    pub path: String,
+    /// The connection's idle age when the request came.
+    pub idle_age: Duration,
+    /// Whether the connection had been dropped by then, so that the request was lost.
+    pub lost: bool,
+}
+
 /// One connection at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     /// As in its [`Record`].
     pub id: u64,
+    /// As in its [`Record`].
+    pub path: String,
     /// Where it stands.
     pub standing: Standing,
     /// Its idle age, at its end if it has ended.
@@ -117,10 +133,10 @@ impl Record {
         };
         let until = self.close.map_or(now, |close| close.at);
         let idle_age = self.idle_since.map_or(Duration::ZERO, |since| until.saturating_duration_since(since));
-        View { id: self.id, standing, idle_age }
+        View { id: self.id, path: self.path.clone(), standing, idle_age }
     }
 
-    pub(super) fn push_idle_age(&mut self, age: Duration) {
+    fn push_idle_age(&mut self, age: Duration) {
         if self.idle_ages.len() < IDLE_AGES {
             self.idle_ages.push(age);
         }
@@ -133,6 +149,7 @@ pub(super) struct Book {
     pub(super) counters: Counters,
     open: BTreeMap<u64, Record>,
     ended: VecDeque<Record>,
+    reuses: VecDeque<Reuse>,
     /// Paths of requests that were in flight when the load balancer itself ended their connection.
     pub(super) broken: Vec<String>,
     /// When a restart last ended a connection.
@@ -150,6 +167,7 @@ impl Book {
             opened: now,
             requests: 0,
             idle_ages: Vec::new(),
+            path: String::new(),
             sni: None,
             idle_since: Some(now),
             dropped: None,
@@ -164,12 +182,34 @@ impl Book {
         self.open.get_mut(&id)
     }
 
+    /// The first byte of a request has come after this idle age, the first request's included.
+    pub(super) fn on_idle_age(&mut self, id: u64, age: Duration) {
+        let Some(record) = self.open.get_mut(&id) else { return };
+        record.push_idle_age(age);
+        self.reused(id, age, false);
+    }
+
     /// Data has arrived on a connection that had been dropped.
-    pub(super) fn on_stale_arrival(&mut self, id: u64) {
+    pub(super) fn on_stale_arrival(&mut self, id: u64, age: Option<Duration>) {
         self.counters.stale_arrivals += 1;
         if let Some(record) = self.open.get_mut(&id) {
             record.met = true;
         }
+        if let Some(age) = age {
+            self.reused(id, age, true);
+        }
+    }
+
+    fn reused(&mut self, id: u64, idle_age: Duration, lost: bool) {
+        let Some(record) = self.open.get(&id).filter(|record| record.requests > 0) else { return };
+        if self.reuses.len() == REUSES {
+            self.reuses.pop_front();
+        }
+        self.reuses.push_back(Reuse { path: record.path.clone(), idle_age, lost });
+    }
+
+    pub(super) fn take_reuses(&mut self) -> Vec<Reuse> {
+        self.reuses.drain(..).collect()
     }
 
     pub(super) fn end(&mut self, id: u64, close: Close) {

@@ -11,6 +11,7 @@
 //! | `/status?code=N` | this status |
 //! | `/abort?how=fin` or `rst` | none: the connection is closed in this way, after `ms=N` |
 //! | `/upgrade` | 101, then every byte comes back |
+//! | `/lb?idle_timeout_ms=N` | a line of text; from now on idle connections are dropped at this age, in the way that was set |
 //! | anything else | a line of text; for a request with a body, its length |
 
 use std::{
@@ -48,7 +49,7 @@ impl std::error::Error for Aborted {}
 
 /// Answers one request.
 pub(super) async fn answer(connection: Arc<Connection>, mut request: Request<Incoming>) -> Result<Answer, Aborted> {
-    connection.on_request(request.version() == Version::HTTP_2);
+    connection.on_request(request.version() == Version::HTTP_2, request.uri().path());
     let target = request.uri().path_and_query().map(|target| target.as_str().to_owned());
     let guard = Guard(connection.clone(), target.unwrap_or_default());
     if request.uri().path() == "/echo" {
@@ -72,6 +73,7 @@ pub(super) async fn answer(connection: Arc<Connection>, mut request: Request<Inc
             return Err(Aborted);
         }
         "/upgrade" => upgrade(&connection, &mut request),
+        "/lb" => steer(&connection, &query),
         _ if length > 0 => text(format!("read {length} bytes\n")),
         _ => text("hello\n"),
     };
@@ -176,6 +178,16 @@ fn upgrade(connection: &Connection, request: &mut Request<Incoming>) -> Response
     response.headers_mut().insert(UPGRADE, protocol);
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     response
+}
+
+fn steer(connection: &Connection, query: &Query) -> Response<BoxBody<Bytes, Infallible>> {
+    let (timeout, mut mode) = (query.millis("idle_timeout_ms"), connection.shared.mode());
+    if timeout.is_zero() {
+        return status(400);
+    }
+    mode = mode.with_timeout(timeout);
+    connection.shared.control.send_modify(|control| control.mode = mode);
+    text(format!("idle connections: {mode:?}\n"))
 }
 
 struct Query(String);

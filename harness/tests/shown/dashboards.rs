@@ -9,7 +9,7 @@ use idleguard_harness::load::{Load, Pattern};
 use idleguard_harness::project;
 use idleguard_harness::prometheus::{Prometheus, panels};
 use idleguard_harness::stub_lb::{Mode, StubLb};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{ms, project_config};
 
@@ -44,32 +44,27 @@ async fn every_query_of_the_dashboard_and_every_alert_finds_data() {
         return;
     }
     let lb = StubLb::start(Mode::FinAt(ms(2_000)));
-    let policy = json!({"lb_idle_timeout": "learn", "initial_limit": "1s"});
-    let config = config
-        .http_filter(&json!({"filter": "http", "destinations": {"payments": policy}, "client_ip": {}}))
-        .scout_filter(&json!({"filter": "connection", "destination": "payments", "policy": policy}))
-        .upstream(lb.address());
+    let config = config.upstream(lb.address());
     let envoy = Envoy::start(&config, Options::default()).await.expect("a running Envoy");
     let rules = deploy("prometheus/rules.yaml");
     let prometheus = Prometheus::start(envoy.admin(), &rules).await.expect("a running Prometheus");
     let load = Load::post(envoy.ingress(), Pattern::Scattered { gap: (ms(0), ms(4_000)) }).clients(20);
-    tokio::join!(load.run(ms(15_000)), async {
-        let learnt = "idleguard_destination_learned_lb_idle_timeout_ms";
-        let scraped = async || prometheus.query(&format!("{learnt} > 0")).await.expect("an answer").len();
-        for _ in 0..120 {
-            if scraped().await > 0 {
-                break;
-            }
+    let ready = async {
+        // Until the scout has found the timeout out, and has been scraped.
+        let found_out = "idleguard_destination_lb_idle_timeout_ms > 0 and idleguard_scout_lb_idle_timeout_ms > 0";
+        while prometheus.query(found_out).await.expect("an answer").is_empty() {
             tokio::time::sleep(ms(250)).await;
         }
-        tokio::time::sleep(ms(2_000)).await; // the alerts look back
-    });
+        tokio::time::sleep(ms(7_000)).await; // the alerts look back, and Envoy merges histograms every 5 s
+    };
+    let (_, done) = load.run_while(ms(60_000), ready).await;
+    assert!(done.is_some(), "{:?}", envoy.stats().await);
 
     let dashboard: Value =
         serde_json::from_slice(&std::fs::read(deploy("grafana/idleguard.json")).expect("a dashboard")).expect("JSON");
     let queries = panels(&dashboard, "10s", "60s").expect("panels with queries").into_iter().flat_map(|panel| {
         let title = panel.title;
-        panel.queries.into_iter().map(move |(query, _)| (title.clone(), query))
+        panel.queries.into_iter().map(move |query| (title.clone(), query))
     });
     let mut queries: Vec<_> = queries.collect();
     assert!(queries.len() > 20, "{queries:?}");

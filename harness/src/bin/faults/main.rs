@@ -132,7 +132,7 @@ async fn killed(short: bool) -> Result<Outcome> {
     let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let directory = tempfile::tempdir()?;
     let lb = serve(None, address, 0, &directory).await?;
-    let envoy = start(config(address, "2s", "10%")?).await?;
+    let envoy = start(config(address, "2s", "10%", "1800ms")?).await?;
     let before = send(&envoy, seconds / 2).await;
     let (during, back) = tokio::join!(send(&envoy, 3), async {
         sleep(Duration::from_secs(1)).await;
@@ -175,7 +175,7 @@ async fn clock(short: bool) -> Result<Outcome> {
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
     let lb = StubLb::start(Mode::Stable);
     let options = Options { binary: Some(wrapper), ..Options::default() };
-    let envoy = Envoy::start(&config(lb.address(), "2s", "10%")?, options).await?;
+    let envoy = Envoy::start(&config(lb.address(), "2s", "10%", "1800ms")?, options).await?;
     let jumps: &[i64] = if short { &[-3_600] } else { &[-3_600, 7_200, -86_400] };
     let (mut ages, mut seen) = (Vec::new(), Vec::new());
     for &jump in jumps {
@@ -210,11 +210,31 @@ async fn clock(short: bool) -> Result<Outcome> {
         }
         ages.push(format!("{:.2} s", age.as_secs_f64()));
     }
+    let longest = longest_reuse(&envoy).await?;
+    if longest > 2_000.0 {
+        bail!("an idle age at reuse of {longest} ms was seen where none was above 1.8 s");
+    }
     Ok(Outcome::Survived(format!(
         "connections in use stay, idle ones are closed at {} (limit 1.8 s); Envoy's own clock was at {} from the true time",
         ages.join(", "),
         seen.join(", ")
     )))
+}
+
+/// The longest idle age at reuse that idleguard has seen, in milliseconds.
+async fn longest_reuse(envoy: &Envoy) -> Result<f64> {
+    let name = "wasmcustom.idleguard.destination.payments.reuse_idle_age_ms";
+    let end = Instant::now() + Duration::from_secs(15);
+    loop {
+        // P0(nan,1) P25(nan,1.05) ... P100(nan,110): since the last flush, and since the start.
+        let text = envoy.histogram(name).await?.unwrap_or_default();
+        let longest = text.split_once("P100(").and_then(|(_, rest)| rest.split_once(',')?.1.split_once(')'));
+        match longest.and_then(|(number, _)| number.parse::<f64>().ok()).filter(|number| number.is_finite()) {
+            Some(longest) => return Ok(longest),
+            None if Instant::now() > end => bail!("no histogram {name}: {text}"),
+            None => sleep(Duration::from_millis(250)).await, // until Envoy flushes it
+        }
+    }
 }
 
 /// How many seconds Envoy's wall clock is from the true time, by the date of its admin interface.
@@ -293,7 +313,7 @@ async fn vanished() -> Result<Outcome> {
         let network = Network::new()?;
         let directory = tempfile::tempdir()?;
         let lb = serve(Some(&network), far_end(), 0, &directory).await?;
-        let mut config = config(far_end(), "2s", "10%")?;
+        let mut config = config(far_end(), "2s", "10%", "1800ms")?;
         if !guarded {
             config = config.without_idleguard();
         }
@@ -340,7 +360,7 @@ async fn loss() -> Result<Outcome> {
     };
     let address = relay.as_ref().map_or(far_end(), DelayRelay::address);
     // A lost response is sent again after 0.2 to 0.8 s, and the LB's clock runs from the first time: the margin covers that.
-    let envoy = start(config(address, "4s", "1500ms")?).await?;
+    let envoy = start(config(address, "4s", "1500ms", "2500ms")?).await?;
     let report = send(&envoy, 30).await;
     none_failed("with loss and delay", &report)?;
     let dropped = network.router("nft list table ip lossy")?;
@@ -377,7 +397,7 @@ async fn nat() -> Result<Outcome> {
     let mut figures = Vec::new();
     for guarded in [false, true] {
         // The NAT's clock has a resolution of a second or so.
-        let mut config = config(far_end(), "3s", "20%")?;
+        let mut config = config(far_end(), "3s", "20%", "2400ms")?;
         if !guarded {
             config = config.without_idleguard();
         }
@@ -438,9 +458,10 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-fn config(lb: SocketAddr, lb_idle_timeout: &str, margin: &str) -> Result<Config> {
-    let config = arguments::configuration(None, None)?.free_ports().upstream(lb);
-    Ok(config.lb_idle_timeout(lb_idle_timeout).policy("margin", margin).policy("retry_stale", "off"))
+/// An LB whose idle timeout is known, and one lane, which is the safe one.
+fn config(lb: SocketAddr, lb_idle_timeout: &str, margin: &str, lane: &str) -> Result<Config> {
+    let config = arguments::configuration(None, None)?.free_ports().upstream(lb).without_scout();
+    Ok(config.lanes(&[lane]).lb_idle_timeout(lb_idle_timeout).policy("margin", margin))
 }
 
 async fn start(config: Config) -> Result<Envoy> {
@@ -476,8 +497,12 @@ fn none_failed(when: &str, report: &Report) -> Result<()> {
 
 /// Every connection is gone when it should be.
 async fn settled(envoy: &Envoy) -> Result<String> {
-    let gauge = "wasmcustom.idleguard.destination.payments.connections_active";
-    let stats = envoy.wait_for(Duration::from_secs(8), "idleguard", |stats| stats.get(gauge) == Some(&0)).await?;
-    let opened = stats.get("wasmcustom.idleguard.destination.payments.connections_opened").copied().unwrap_or(0);
+    let gauge = "cluster.payments.upstream_cx_active";
+    let stats = envoy.wait_for(Duration::from_secs(8), "payments", |stats| stats.get(gauge) == Some(&0)).await?;
+    let opened = stats.get("cluster.payments.upstream_cx_total").copied().unwrap_or(0);
+    let lane = stats.get("wasmcustom.idleguard.destination.payments.lane_idle_timeout_ms").copied();
+    if lane != Some(1_800) {
+        bail!("afterwards the lane of 1.8 s is in force no more, but that of {lane:?} ms");
+    }
     Ok(format!("0 of {opened} connections are left when all is quiet"))
 }

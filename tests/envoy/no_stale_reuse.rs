@@ -1,0 +1,153 @@
+//! No request is sent on a connection that the LB has dropped, whichever way it drops it, and no more connections are opened than the best
+//! static `idle_timeout` opens.
+
+use std::time::Duration;
+
+use idleguard_harness::envoy::Config;
+use idleguard_harness::load::{Load, Pattern, Report};
+use idleguard_harness::stub_lb::{Mode, StubLb};
+
+use super::lanes::requests_of;
+use super::{metric, ms, project_config, start};
+
+const MODES: [fn(Duration) -> Mode; 4] = [Mode::FinAt, Mode::RstAt, Mode::SilentRst, Mode::SilentSwallow];
+
+/// What came of a load, and the connections that were opened for it.
+type Outcome = (Report, u64);
+
+/// Clients whose silences reach from nothing to twice the LB's timeout.
+async fn load(config: Config, mode: Mode, bursty: bool, seconds: u64) -> Outcome {
+    let lb = StubLb::start(mode);
+    let envoy = start(&config.upstream(lb.address()), 1).await;
+    let gap = (ms(0), mode.timeout().expect("a timeout") * 2);
+    let pattern = if bursty { Pattern::Bursts { gap } } else { Pattern::Scattered { gap } };
+    let clients = Load::post(envoy.ingress(), pattern).clients(16).timeout(ms(20_000));
+    let report = clients.run(Duration::from_secs(seconds)).await;
+    (report, lb.counters().opened)
+}
+
+/// Every mode, steady and bursty, beside a static `idle_timeout`.
+async fn beside_static(config: Config, static_timeout: &str, timeout: Duration, seconds: u64) {
+    let plain = config.clone().without_idleguard().envoy_idle_timeout("payments", static_timeout);
+    for bursty in [false, true] {
+        let (mut requests, mut opened, mut best) = (0, 0, 0);
+        for mode in MODES.map(|mode| mode(timeout)) {
+            let (ours, theirs) =
+                tokio::join!(load(config.clone(), mode, bursty, seconds), load(plain.clone(), mode, bursty, seconds));
+            println!(
+                "{mode:?}, bursty {bursty}: idleguard {} ({} opened), static {} ({} opened)",
+                ours.0, ours.1, theirs.0, theirs.1
+            );
+            assert!(ours.0.ok > 30 && ours.0.failed() == 0, "{mode:?}, bursty {bursty}: {}", ours.0);
+            assert_eq!(theirs.0.failed(), 0, "static, {mode:?}, bursty {bursty}: {}", theirs.0);
+            requests += ours.0.requests;
+            opened += ours.1;
+            best += theirs.1;
+        }
+        // The clients' silences are random, so no two runs open the same number; a twentieth more would be many.
+        println!("bursty {bursty}: {opened} opened for {requests} requests, by a static timeout {best}");
+        assert!(opened * 100 <= best * 105 + 100 * 16, "bursty {bursty}: {opened} opened, by a static timeout {best}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_timeout_is_known() {
+    let Some(config) = project_config() else { return };
+    let config = config.without_scout().lanes(&["54s", "1800ms", "900ms"]).lb_idle_timeout("2s");
+    beside_static(config, "1.8s", ms(2_000), 8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_timeout_nobody_knows() {
+    let Some(config) = project_config() else { return };
+    beside_static(config.without_scout(), "4s", ms(5_000), 12).await;
+}
+
+#[tokio::test]
+async fn a_response_may_take_longer_than_the_limit() {
+    let Some(config) = project_config() else { return };
+    let lb = StubLb::start(Mode::SilentRst(ms(1_000)));
+    let envoy = start(&config.without_scout().lb_idle_timeout("1s").upstream(lb.address()), 1).await;
+    let pattern = Pattern::Scattered { gap: (ms(0), ms(500)) };
+    let slow = Load::post(envoy.ingress(), pattern).clients(10).path("/slow?ms=2700").timeout(ms(10_000));
+    let report = slow.run(ms(9_000)).await;
+    assert!(report.ok >= 20 && report.failed() == 0, "{report}");
+    assert_eq!(metric(&envoy, "stale_failures").await, 0);
+}
+
+/// The far end's timeout falls below what everybody was told. `IDLEGUARD_FALL_SECONDS=3600` makes it an hour.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeout_that_falls_costs_a_few_requests_and_no_more() {
+    let Some(config) = project_config() else { return };
+    let seconds = std::env::var("IDLEGUARD_FALL_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
+    let lb = StubLb::start(Mode::SilentRst(ms(60_000)));
+    let envoy = start(&config.without_scout().lb_idle_timeout("60s").upstream(lb.address()), 4).await;
+    let one_a_second = Load::post(envoy.ingress(), Pattern::Scattered { gap: (ms(7_000), ms(9_000)) }).clients(8);
+    let (report, _) = one_a_second
+        .run_while(Duration::from_secs(seconds + 10), async {
+            tokio::time::sleep(ms(10_000)).await;
+            lb.set(Mode::SilentRst(ms(3_000)));
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+        })
+        .await;
+    let lane = metric(&envoy, "lane_idle_timeout_ms").await;
+    println!("{report}; {} stale failures, lane {lane}\n{}", metric(&envoy, "stale_failures").await, envoy.log());
+    assert!((2..=6).contains(&report.failed()), "{report}");
+    assert_eq!(lane, 900);
+}
+
+/// The same with a far end that says nothing, so that a failure is known when Envoy gives up waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn once_two_failures_are_known_nothing_is_sent_into_silence() {
+    let Some(config) = project_config() else { return };
+    let seconds = std::env::var("IDLEGUARD_FALL_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(25);
+    let lb = StubLb::start(Mode::SilentSwallow(ms(60_000)));
+    let envoy = start(&config.without_scout().lb_idle_timeout("60s").upstream(lb.address()), 2).await;
+    let one_a_second = |seed| {
+        Load::post(envoy.ingress(), Pattern::Scattered { gap: (ms(3_500), ms(4_500)) })
+            .clients(4)
+            .seed(seed)
+            .timeout(ms(20_000))
+    };
+    let (before, _) = one_a_second(1)
+        .run_while(ms(90_000), async {
+            tokio::time::sleep(ms(5_000)).await;
+            lb.set(Mode::SilentSwallow(ms(1_000)));
+            envoy.wait_for(ms(60_000), "stale_failures", |stats| lane_of(stats) == 900).await.expect("a shorter lane");
+        })
+        .await;
+    assert!(before.failed() >= 2, "{before}");
+    let after = one_a_second(2).run(Duration::from_secs(seconds)).await;
+    println!("before {before}\nafter {after}; {} stale failures", metric(&envoy, "stale_failures").await);
+    assert!(after.ok > 20 && after.failed() <= u64::from(seconds > 600) * 3, "{after}");
+}
+
+fn lane_of(stats: &std::collections::BTreeMap<String, u64>) -> u64 {
+    stats.get("wasmcustom.idleguard.destination.payments.lane_idle_timeout_ms").copied().unwrap_or_default()
+}
+
+/// Changes of the lane under load, with a far end that drops connections at the limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_lane_fails_nothing() {
+    let Some(config) = project_config() else { return };
+    let lb = StubLb::start(Mode::Stable);
+    let config = config.without_scout().lanes(&["2s", "900ms"]).lb_idle_timeout("2400ms").upstream(lb.address());
+    let (config, file) = super::by_file(config);
+    let envoy = start(&config, 2).await;
+    let load = Load::post(envoy.ingress(), Pattern::Bursts { gap: (ms(0), ms(2_000)) }).clients(400);
+    let (report, _) = load
+        .run_while(ms(30_000), async {
+            for second in 0..20 {
+                file.http_filter(|http| {
+                    let timeout = if second % 2 == 0 { "1s" } else { "2400ms" };
+                    http["destinations"]["payments"]["lb_idle_timeout"] = timeout.into();
+                });
+                tokio::time::sleep(ms(1_000)).await;
+            }
+        })
+        .await;
+    let requests = [requests_of(&envoy, "payments-2s").await, requests_of(&envoy, "payments-900ms").await];
+    println!("{report}; requests by lane: {requests:?}");
+    assert!(report.ok > 1_000 && report.failed() == 0, "{report}");
+    assert!(requests.iter().all(|count| *count > 100), "{requests:?}");
+}

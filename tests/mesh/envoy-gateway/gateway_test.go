@@ -1,0 +1,320 @@
+// Package envoygateway runs Envoy Gateway itself on the manifests of deploy/envoy-gateway, without a cluster.
+package envoygateway
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"idleguard/tests/mesh/kit"
+)
+
+func TestMain(m *testing.M) { kit.Main(m) }
+
+// operators is what is there before idleguard comes. Standalone, a service is a Backend.
+const operators = `
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: { name: eg }
+spec: { controllerName: gateway.envoyproxy.io/gatewayclass-controller }
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: { name: eg, namespace: default }
+spec:
+  gatewayClassName: eg
+  infrastructure: { parametersRef: { group: gateway.envoyproxy.io, kind: EnvoyProxy, name: idleguard } }
+  listeners: [{ name: http, protocol: HTTP, port: 8888 }]
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: Backend
+metadata: { name: api, namespace: default }
+spec: { endpoints: [{ ip: { address: 127.0.0.1, port: LB_PORT } }] }
+`
+
+// proxies is an EnvoyProxy without idleguard.
+const proxies = `
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: EnvoyProxy
+metadata: { name: idleguard, namespace: default }
+spec:
+`
+
+// host lets Envoy Gateway start an Envoy that is there, and is a part of every EnvoyProxy.
+const host = "  provider: { type: Host, host: { envoyVersion: 9.9.9 } }\n"
+
+// plainRoute is the operator's own route, which deploy/envoy-gateway copies.
+const plainRoute = `
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: { name: api, namespace: default }
+spec:
+  parentRefs: [{ name: eg }]
+  rules:
+  - name: base
+    matches: [{ path: { type: PathPrefix, value: / } }]
+    backendRefs: [{ group: gateway.envoyproxy.io, kind: Backend, name: api }]
+`
+
+// wasmCluster makes the way to Envoy Gateway's own server of modules work without a cluster, where its name does not resolve and its
+// certificate is another authority's.
+const wasmCluster = `
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: EnvoyPatchPolicy
+metadata: { name: standalone, namespace: default }
+spec:
+  targetRef: { group: gateway.networking.k8s.io, kind: Gateway, name: eg }
+  type: JSONPatch
+  jsonPatches:
+  - type: type.googleapis.com/envoy.config.cluster.v3.Cluster
+    name: wasm_cluster
+    operation: { op: replace, path: /load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address/address, value: 127.0.0.1 }
+  - type: type.googleapis.com/envoy.config.cluster.v3.Cluster
+    name: wasm_cluster
+    operation:
+      op: replace
+      path: /transport_socket/typed_config/common_tls_context/tls_certificate_sds_secret_configs/0
+      value: { name: xds_certificate, sds_config: { resource_api_version: V3, path_config_source: { path: CONFIG_HOME/certs/envoy/xds-certificate.json } } }
+`
+
+const configuration = `
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: EnvoyGateway
+gateway: { controllerName: gateway.envoyproxy.io/gatewayclass-controller }
+provider:
+  type: Custom
+  custom:
+    resource: { type: File, file: { paths: [HOME/resources.yaml] } }
+    infrastructure:
+      type: Host
+      host: { configHome: HOME/config, dataHome: HOME/data, stateHome: HOME/state, runtimeDir: HOME/run }
+extensionApis: { enableEnvoyPatchPolicy: true, enableBackend: true }
+logging: { level: { default: info } }
+`
+
+const address = "127.0.0.1:8888"
+
+// Gateway is a running Envoy Gateway with the Envoy that it started.
+type Gateway struct {
+	kit.Admin
+	t    *testing.T
+	home string
+	*kit.Process
+}
+
+// startGateway starts Envoy Gateway with these resources, and waits for its Envoy.
+func startGateway(t *testing.T, resources string) *Gateway {
+	t.Helper()
+	g := &Gateway{t: t, home: t.TempDir()}
+	binary := filepath.Join(g.home, "data/envoy-versions/9.9.9/bin")
+	if err := os.MkdirAll(binary, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(kit.Envoy(t), filepath.Join(binary, "envoy")); err != nil {
+		t.Fatal(err)
+	}
+	program := kit.Program(t, "ENVOY_GATEWAY", ".run/mesh/envoy-gateway")
+	if output, err := kit.Command(program, "certgen", "--local", "--config-home", filepath.Join(g.home, "config")); err != nil {
+		t.Fatalf("%v: %s", err, output)
+	}
+	for _, file := range []string{"ca.crt", "tls.crt", "tls.key"} {
+		text, err := os.ReadFile(filepath.Join(g.home, "config/certs/envoy", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join("/certs", file), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.apply(resources)
+	configured := filepath.Join(g.home, "envoy-gateway.yaml")
+	if err := os.WriteFile(configured, []byte(strings.ReplaceAll(configuration, "HOME", g.home)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g.Process = kit.Start(t, g.home, nil, program, "server", "--config-path", configured)
+	g.findAdmin()
+	kit.WaitForPort(t, address)
+	return g
+}
+
+var adminAddress = regexp.MustCompile(`admin address: (\S+:\d+)`)
+
+// findAdmin reads where the Envoy's admin interface is from what it says.
+func (g *Gateway) findAdmin() {
+	g.t.Helper()
+	kit.Eventually(g.t, 60*time.Second, func() string {
+		for _, line := range g.Tail(1 << 30) {
+			if found := adminAddress.FindStringSubmatch(line); found != nil {
+				g.Admin = kit.Admin{URL: "http://" + found[1]}
+				return ""
+			}
+		}
+		return "Envoy does not say where its admin interface is"
+	})
+}
+
+// apply writes all resources anew, at once.
+func (g *Gateway) apply(resources string) {
+	g.t.Helper()
+	resources = strings.ReplaceAll(resources+"---\n"+wasmCluster, "CONFIG_HOME", filepath.Join(g.home, "config"))
+	written := filepath.Join(g.home, "new")
+	if err := os.WriteFile(written, []byte(resources), 0o600); err != nil {
+		g.t.Fatal(err)
+	}
+	if err := os.Rename(written, filepath.Join(g.home, "resources.yaml")); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// manifests are those of deploy/envoy-gateway, with what standalone is different.
+func manifests(t *testing.T, settings ...string) string {
+	t.Helper()
+	return kit.Replaced(t, kit.Render(t, "envoy-gateway", settings...),
+		"  - backendRefs:\n    - name: api\n      port: 80\n", "  - backendRefs:\n    - { group: gateway.envoyproxy.io, kind: Backend, name: api }\n",
+		"kind: EnvoyProxy\nmetadata:\n  name: idleguard\n  namespace: default\nspec:\n",
+		"kind: EnvoyProxy\nmetadata:\n  name: idleguard\n  namespace: default\nspec:\n"+host)
+}
+
+const lbIdleTimeout = 4 * time.Second
+
+// stale is the load that shows stale connections: pauses around the load balancer's idle timeout.
+func stale() kit.Load {
+	return kit.Load{Address: address, Host: "www.example.com", Clients: 25, Pause: 2 * lbIdleTimeout, Bursts: true}
+}
+
+// withoutFails holds that the load balancer does what it should: without idleguard requests fail.
+func withoutFails(t *testing.T) {
+	t.Helper()
+	without := stale().Run(12 * time.Second)
+	t.Logf("without idleguard: %s", without)
+	if without.Failed() == 0 {
+		t.Error("the load balancer does not do what it should")
+	}
+}
+
+// image is that of the manifests, as they are shipped.
+const image = "registry.example.com/idleguard:0.2.0"
+
+const domain = "www.example.com"
+
+func TestEnvoyGateway(t *testing.T) {
+	registry := kit.StartRegistry(t)
+	lb := kit.StartLB(t, "silent-rst:4s")
+	resources := strings.ReplaceAll(operators, "LB_PORT", lb.Port())
+	g := startGateway(t, resources+"---\n"+proxies+host+"---\n"+plainRoute)
+	withoutFails(t)
+	g.apply(resources + "---\n" + manifests(t, "lbIdleTimeout: learn", "lbIdleTimeout: 4s", image, registry.Push("0.2.0")))
+	g.WaitForLane(t, "external-api", 900*time.Millisecond, 60*time.Second)
+	for _, mode := range []string{"fin:4s", "rst:4s", "silent-rst:4s", "swallow:4s"} {
+		lb.Set(mode)
+		lb.Set("close")
+		// What the restart has closed may fail once, and is not counted: a moment for Envoy to see it.
+		time.Sleep(500 * time.Millisecond)
+		with := stale().Run(12 * time.Second)
+		t.Logf("%s, with idleguard: %s", mode, with)
+		if with.Failed() != 0 || with.OK < 50 {
+			t.Errorf("%s: %s", mode, with)
+		}
+	}
+	t.Logf("%d requests of the vectors", kit.CheckVectors(t, address, domain))
+	kit.CheckChain(t, address, domain)
+}
+
+// proxyProtocol has the Gateway expect it.
+const proxyProtocol = "spec:\n  proxyProtocol: {}\n"
+
+func TestProxyProtocol(t *testing.T) {
+	registry := kit.StartRegistry(t)
+	lb := kit.StartLB(t, "stable")
+	resources := strings.ReplaceAll(operators, "LB_PORT", lb.Port())
+	g := startGateway(t, resources+"---\n"+kit.Replaced(t, manifests(t, image, registry.Push("0.2.0")),
+		"kind: ClientTrafficPolicy\nmetadata:\n  name: idleguard\n  namespace: default\nspec:\n",
+		"kind: ClientTrafficPolicy\nmetadata:\n  name: idleguard\n  namespace: default\n"+proxyProtocol))
+	g.WaitForLane(t, "external-api", 900*time.Millisecond, 60*time.Second)
+	kit.CheckProxyProtocol(t, address, domain)
+}
+
+// settled is how long Envoy Gateway and Envoy take for a change, and a bit.
+const settled = 2 * time.Second
+
+// At 200 requests a second nothing fails while something changes, and no client ever chooses its address.
+func TestChangesUnderTraffic(t *testing.T) {
+	registry := kit.StartRegistry(t)
+	lb := kit.StartLB(t, "silent-rst:5s")
+	resources := strings.ReplaceAll(operators, "LB_PORT", lb.Port()) + "---\n"
+	first := registry.Push("0.2.0")
+	with := func(lbIdleTimeout, pushed string) string {
+		return manifests(t, "lbIdleTimeout: learn", "lbIdleTimeout: "+lbIdleTimeout, image, pushed)
+	}
+	g := startGateway(t, resources+with("5s", first))
+	lane := func(idleTimeout time.Duration) { g.WaitForLane(t, "external-api", idleTimeout, 60*time.Second) }
+	lane(4 * time.Second)
+	load := kit.Forged(address, domain)
+
+	load.Under(t, "the timeout is changed", func(*testing.T) {
+		g.apply(resources + with("2s", first))
+		lane(900 * time.Millisecond)
+		time.Sleep(settled)
+		g.apply(resources + with("5s", first))
+		lane(4 * time.Second)
+	})
+	load.Under(t, "a new version of the module", func(t *testing.T) {
+		g.apply(resources + with("5s", registry.PushModule(kit.OtherModule(t), "0.2.1")))
+		time.Sleep(3 * settled)
+		lane(4 * time.Second)
+	})
+	load.Under(t, "the registry is gone", func(*testing.T) {
+		registry.Close()
+		g.apply(resources + with("2s", first))
+		lane(900 * time.Millisecond)
+		g.apply(resources + with("5s", first))
+		lane(4 * time.Second)
+	})
+}
+
+// Resources come and go in every order.
+func TestOrdersUnderTraffic(t *testing.T) {
+	registry := kit.StartRegistry(t)
+	lb := kit.StartLB(t, "silent-rst:5s")
+	resources := strings.ReplaceAll(operators, "LB_PORT", lb.Port()) + "---\n"
+	all := manifests(t, "lbIdleTimeout: learn", "lbIdleTimeout: 5s", image, registry.Push("0.2.0"))
+	resources += kit.OfKind(all, "EnvoyProxy") + "---\n"
+	g := startGateway(t, resources+plainRoute)
+	groups := [3][]string{
+		{"BackendTrafficPolicy", "ClientTrafficPolicy"}, {"HTTPRoute"}, {"EnvoyExtensionPolicy", "EnvoyPatchPolicy"},
+	}
+	there := [3]bool{}
+	set := func(group int, is bool) {
+		there[group] = is
+		text := resources
+		if !there[1] {
+			text += plainRoute + "---\n"
+		}
+		for group, kinds := range groups {
+			if there[group] {
+				text += kit.OfKind(all, kinds...) + "---\n"
+			}
+		}
+		g.apply(text)
+		time.Sleep(settled)
+	}
+	load := kit.Plain(address, domain)
+	for _, order := range [][3]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}} {
+		name := groups[order[0]][0] + ", " + groups[order[1]][0] + ", " + groups[order[2]][0]
+		load.Under(t, "apply "+name, func(t *testing.T) {
+			for _, group := range order {
+				set(group, true)
+			}
+			g.WaitForLane(t, "external-api", 4*time.Second, 60*time.Second)
+			time.Sleep(settled)
+		})
+		load.Under(t, "remove "+name, func(*testing.T) {
+			for _, group := range order {
+				set(group, false)
+			}
+		})
+	}
+}

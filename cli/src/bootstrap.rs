@@ -259,19 +259,13 @@ impl<'a> Hcm<'a> {
 
     /// Whether some of its routes are not in the file, or lead where only a request can tell.
     pub fn is_open(&self) -> bool {
-        const OPEN: [&str; 7] = [
-            "cluster_header",
-            "cluster_specifier_plugin",
-            "inline_cluster_specifier_plugin",
-            "matcher",
-            "rds",
-            "scoped_rds",
-            "vhds",
-        ];
+        const OPEN: [&str; 6] =
+            ["cluster_specifier_plugin", "inline_cluster_specifier_plugin", "matcher", "rds", "scoped_rds", "vhds"];
         let mut is_open = false;
         walk(self.config, &mut |path, _| {
             let is_route = !path.0.iter().any(|step| *step == Step::from("http_filters"));
             is_open |= is_route && OPEN.iter().any(|key| path.0.last() == Some(&Step::from(*key)));
+            is_open |= is_cluster_header(path);
         });
         is_open
     }
@@ -315,6 +309,23 @@ impl<'a> Route<'a> {
     pub fn token(&self) -> Option<&'a str> {
         token(self.config)
     }
+}
+
+/// Whether a route's cluster, or one of its weighted clusters, is what a header says: that of a mirror leads no request astray.
+pub fn is_cluster_header(path: &Path) -> bool {
+    let keys: Vec<Option<&str>> = path
+        .0
+        .iter()
+        .map(|step| match step {
+            Step::Key(key) => Some(key.as_str()),
+            Step::Index(_) => None,
+        })
+        .collect();
+    matches!(
+        keys.as_slice(),
+        [.., Some("route"), Some("cluster_header")]
+            | [.., Some("weighted_clusters"), Some("clusters"), None, Some("cluster_header")]
+    )
 }
 
 /// The token that a request must have to take this route.

@@ -100,6 +100,9 @@ impl Document {
                 (root.value(), Some(root), ignored_from)
             }
         };
+        if depth(&raw) > DEEPEST {
+            bail!("nested deeper than {DEEPEST} levels");
+        }
         if !raw.is_object() {
             bail!("a mapping is wanted at the top, such as an Envoy bootstrap with `static_resources`");
         }
@@ -200,6 +203,14 @@ impl Node {
                 Value::Object(entries.collect::<Map<_, _>>())
             }
         }
+    }
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => items.iter().map(depth).max().unwrap_or(0) + 1,
+        Value::Object(entries) => entries.values().map(depth).max().unwrap_or(0) + 1,
+        _ => 1,
     }
 }
 

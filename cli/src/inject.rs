@@ -84,6 +84,13 @@ impl Lane {
 /// # Errors
 /// If it can't be done, with the reason.
 pub fn inject(document: &mut Document, request: &Request) -> Result<Vec<String>> {
+    let mut changed = document.clone(); // all or nothing
+    let notes = put_in(&mut changed, request)?;
+    *document = changed;
+    Ok(notes)
+}
+
+fn put_in(document: &mut Document, request: &Request) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     check_request(request)?;
     let (_, cluster) = find_cluster(document.value(), &request.cluster)?;
@@ -187,7 +194,9 @@ fn destination(root: &Value, request: &Request, cluster: &Value, notes: &mut Vec
     let idle_timeout = base_idle_timeout(base, cluster)?;
     if let Some((name, policy)) = known {
         let there: Vec<String> = policy.lanes.iter().map(|lane| text_of(&lane.token)).collect();
-        let wanted = request.lanes.iter().flatten().filter_map(|lane| parse_duration(lane));
+        let own = bootstrap::idle_timeout(cluster).unwrap_or(Duration::MAX);
+        let wanted =
+            lanes::choose(request).into_iter().filter_map(|lane| parse_duration(&lane)).filter(|lane| *lane < own);
         if request.lanes.is_some() && !wanted.eq(policy.lanes.iter().map(|lane| lane.idle_timeout)) {
             bail!("{base} has lanes already ({}): take them out first, with --remove", there.join(", "));
         }

@@ -89,22 +89,22 @@ struct ClientIp {
     /// More headers to remove from every request, less what is in `sources` or `set`.
     #[schemars(default = "strip")]
     strip: Vec<HeaderName>,
-    /// A malformed source: `"peer"` falls back to the nearest verified hop, `"omit"` writes nothing, `"reject"` answers 400.
-    #[schemars(default)]
-    on_invalid: Fallback,
-    /// A trusted peer, but no source is there: the same three.
-    #[schemars(default)]
-    on_missing: Fallback,
+    /// A malformed source: `"peer"` falls back to the nearest verified hop, `"omit"` writes nothing, `"reject"` answers 400. By
+    /// default what never hands out a trusted address: `"peer"` for a list, `"omit"` for a header that holds one address.
+    #[schemars(default, with = "Fallback", skip_serializing_if = "Option::is_none")]
+    on_invalid: Option<Fallback>,
+    /// A trusted peer, but no source is there: the same three. By default `"peer"`, and `"omit"` if a source holds one address.
+    #[schemars(default, with = "Fallback", skip_serializing_if = "Option::is_none")]
+    on_missing: Option<Fallback>,
     /// The key of the filter state that holds the true peer.
     #[schemars(default = "peer", length(min = 1))]
     peer_filter_state: String,
 }
 
-#[derive(JsonSchema, Serialize, Default)]
+#[derive(JsonSchema, Serialize)]
 #[schemars(rename_all = "lowercase")]
 #[serde(rename_all = "lowercase")]
 enum Fallback {
-    #[default]
     Peer,
     Omit,
     Reject,
@@ -133,8 +133,8 @@ texts! {
     RequestPath r"^/[!-~]*$"
     /// A host, with or without a port.
     Host r"^[!-~]+$"
-    /// An address, a CIDR block, `"private"` or `"loopback"`.
-    Proxy r"^(private|loopback|[0-9A-Fa-f.:]+(/[0-9]{1,3})?)$"
+    /// An address, a CIDR block, `"private"`, `"loopback"` or `"unix"`.
+    Proxy r"^(private|loopback|unix|[0-9A-Fa-f.:]+(/[0-9]{1,3})?)$"
     /// A header's name.
     HeaderName r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
     /// A name of up to 256 bytes, without `=` and control characters.
@@ -184,14 +184,7 @@ fn set() -> Vec<HeaderName> {
 }
 
 fn strip() -> Vec<HeaderName> {
-    names(&[
-        "forwarded",
-        "x-client-ip",
-        "x-cluster-client-ip",
-        "true-client-ip",
-        "cf-connecting-ip",
-        "fastly-client-ip",
-    ])
+    names(idleguard_core::client_ip::STRIPPED)
 }
 
 fn peer() -> String {

@@ -92,7 +92,9 @@ fuzz_target!(|data: &[u8]| {
     keys.insert("set".into(), sources);
     keys.entry("trusted_proxies").or_insert(json!([])).as_array_mut().unwrap().push("192.0.2.250".into());
     let first = filtered(&config, peer, &headers);
-    if first.client.is_some() {
+    // As long as there is room for one hop more.
+    let is_short = |(_, value): &Line| value.iter().filter(|byte| **byte == b',').count() < 100;
+    if first.client.is_some() && first.headers.iter().all(is_short) {
         let second = filtered(&config, Peer::Known([192, 0, 2, 250].into()), &first.headers);
         assert_eq!(second.client, first.client);
     }

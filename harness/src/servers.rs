@@ -165,6 +165,24 @@ impl Server {
         .await
     }
 
+    /// gunicorn, answering `ok`. With a keep-alive of some seconds it closes idle connections by FIN; without, each with its answer.
+    pub async fn gunicorn(keep_alive_seconds: Option<u64>) -> Result<Self> {
+        let program = installed("gunicorn")?;
+        Self::start_listening(&move |directory, port| {
+            let application = "def app(environ, start_response):\n    start_response('200 OK', [('Content-Length', '3')])\n    return [b'ok\\n']\n";
+            fs::write(directory.path().join("ok.py"), application)?;
+            let mut command = Command::new(&program);
+            command.args(["--workers=1", &format!("--bind=127.0.0.1:{port}")]).arg("--chdir").arg(directory.path());
+            match keep_alive_seconds {
+                Some(seconds) => command.args(["--worker-class=gthread", &format!("--keep-alive={seconds}")]),
+                None => command.arg("--worker-class=sync"),
+            };
+            command.arg("ok:app");
+            Ok(command)
+        })
+        .await
+    }
+
     /// Another program: how to run it, given its path, a directory of its own and the port to listen on. It is ready when it
     /// listens.
     pub async fn program(

@@ -118,7 +118,9 @@ fn front_lb(setup: &Setup<'_>, front: Duration, findings: &mut Findings<'_>) {
 fn unguarded_clusters(setup: &Setup<'_>, findings: &mut Findings<'_>) {
     for (at, cluster) in clusters(setup.root).iter().enumerate() {
         let name = text(cluster, "name").unwrap_or_default();
-        let is_routed = setup.hcms.iter().any(|hcm| hcm.routes().iter().any(|route| route.leads_to(name)));
+        // What a filter that is refused says is not known.
+        let leads = |hcm: &&Hcm<'_>| hcm.routes().iter().any(|route| route.leads_to(name));
+        let is_routed = setup.hcms.iter().filter(leads).any(|hcm| !setup.has_refused(&hcm.path));
         let is_known = setup.http_filters.iter().any(|filter| filter.knows(name));
         if is_known || bootstrap::internal_listener_of(cluster).is_some() || !is_routed {
             continue;

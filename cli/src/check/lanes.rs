@@ -51,10 +51,10 @@ fn names(setup: &Setup<'_>, filter: &HttpFilter<'_>, policy: &Policy, findings: 
 fn clusters(setup: &Setup<'_>, policy: &Policy, surroundings: Surroundings, findings: &mut Findings<'_>) {
     let Some((path, base)) = bootstrap::cluster(setup.root, &policy.cluster) else { return };
     let at = |path: &Path, cluster: &Value| path.join(&common_options(cluster).then("idle_timeout"));
+    // A week is the most that the plugin configuration can say.
     let week = Duration::from_secs(7 * 24 * 3600);
-    if !is_duration(base, policy.idle_timeout)
-        && !(policy.idle_timeout == week && bootstrap::idle_timeout(base).is_some_and(|given| given > week))
-    {
+    let is_above = policy.idle_timeout == week && bootstrap::idle_timeout(base).is_some_and(|given| given > week);
+    if !is_above && !is_duration(base, policy.idle_timeout) {
         let what = differing(&policy.cluster, base, policy.idle_timeout);
         findings.add(&LANE_IDLE_TIMEOUT, &at(&path, base), what);
     }
@@ -218,7 +218,7 @@ fn by_header(hcm: &Hcm<'_>, findings: &mut Findings<'_>) {
         let path = hcm.path.join(below);
         let is_known = |finding: &Finding| finding.id == CLUSTER_HEADER_ROUTE.id && finding.path == path.to_string();
         // Several destinations have one connection manager.
-        if below.0.last() == Some(&"cluster_header".into()) && !findings.list.iter().any(is_known) {
+        if bootstrap::is_cluster_header(below) && !findings.list.iter().any(is_known) {
             let what = format!("the cluster of this route is what the header {value} says");
             findings.add(&CLUSTER_HEADER_ROUTE, &path, what);
         }

@@ -502,9 +502,9 @@ list:                # what it is
             document.insert_item(&a.then("none"), 0, "z").unwrap();
             document.insert_key(&a.then("empty"), "k", Spot::End, "v").unwrap();
             document.insert_key(&a, "more", Spot::End, "- 1").unwrap();
-            document.remove(&a.then("list")).unwrap();
+            document.remove(&a.then("list"), &[]).unwrap();
         });
-        assert_eq!(edited.text(), "a: { empty: { k: v }, none: [z], more: [1] } # c\n");
+        assert_eq!(edited.text(), "a: { more: [1], empty: {k: v}, none: [z] } # c\n");
         assert_eq!(edited.comments_lost(), None);
     }
 
@@ -512,17 +512,41 @@ list:                # what it is
     fn keys_are_put_in_and_taken_out_with_their_comments() {
         let text = "# file\n\n# about a\na: 1\nb:      # bee\n  - c: 1\n    # gone\n    d:\n      e: 2 # e\n    f: 3\n";
         let item = Path::of("b").then(0);
-        let source = Document::parse(text).unwrap().source(&item.then("d"));
-        assert_eq!(source, "# gone\ne: 2 # e");
         let edited = edited(text, |document| {
-            document.remove(&item.then("d")).unwrap();
-            document.remove(&item.then("c")).unwrap();
+            document.remove(&item.then("d"), &["# gone"]).unwrap();
             document.insert_key(&Path::default(), "z", Spot::Before("a"), "# zed\n- y: 1").unwrap();
-            document.insert_key(&item, "g", Spot::End, &source).unwrap();
+            document.insert_key(&item, "g", Spot::End, "# gee\nh: 1").unwrap();
             document.set(&item.then("f"), "x: y").unwrap();
         });
-        let expected = "# file\n\n# zed\nz:\n- y: 1\n# about a\na: 1\nb:      # bee\n  - f: \"x: y\"\n    # gone\n    g:\n      e: 2 # e\n";
+        let expected = "# file\n\n# zed\nz:\n- y: 1\n# about a\na: 1\nb:      # bee\n  - c: 1\n    f: \"x: y\"\n    # gee\n    g:\n      h: 1\n";
         assert_eq!((edited.text(), edited.comments_lost()), (expected, None));
+    }
+
+    /// Whatever is put in where, taking it out gives the same bytes; a comment above it that is not its own stays.
+    #[test]
+    fn taking_out_is_the_inverse_of_putting_in() {
+        for text in [
+            LIST,
+            "list: [1, {a: b}, 'x'] # flow\nz: 1\n",
+            "list: [1,\n  2, # one\n  3  # two\n] # flow\nz: 1\n",
+            "list: [ ]\n",
+            "list:\n- a\n# own\n- b",
+            "list:\r\n  - a\r\n  - b",
+            "{\"list\": [1, 2]}",
+            "{\n  \"list\": [\n    1,\n    2\n  ]\n}\n",
+        ] {
+            for at in 0..3 {
+                let list = Path::of("list");
+                let mut document = Document::parse(text).unwrap();
+                let index = at.min(list.get(document.value()).and_then(Value::as_array).map_or(0, Vec::len));
+                document.insert_item(&list, at, "# ours\nx: 1\ny: [2]").unwrap();
+                document.insert_key(&Path::default(), "new", Spot::Before("list"), "# ours\nk: v").unwrap();
+                assert_ne!(document.text(), text);
+                document.remove(&Path::of("new"), &["# ours"]).unwrap();
+                document.remove(&list.then(index), &["# ours"]).unwrap();
+                assert_eq!((document.text(), document.comments_lost()), (text, None), "{at}");
+            }
+        }
     }
 
     #[test]
@@ -617,6 +641,6 @@ list:                # what it is
             "{\n    \"a\": [\n        {\n            \"b\": 2\n        },\n        1\n    ]\n}\n"
         );
         let line = edited("{\"a\": 1}", |document| document.insert_key(&Path::default(), "b", Spot::End, "x").unwrap());
-        assert_eq!(line.text(), "{\"a\":1,\"b\":\"x\"}");
+        assert_eq!(line.text(), "{\"b\": \"x\", \"a\": 1}");
     }
 }

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::scout::LISTENER_COMMENT;
 use super::{COMMENTS, EXTENSION, EXTENSION_COMMENT, TAG, TAG_COMMENT, filters, routes};
 use crate::bootstrap::{self, INTERNAL_LISTENER, LANE_HEADER, hcms, items};
 use crate::document::Document;
@@ -60,7 +61,12 @@ fn remove_scouts(document: &mut Document, cluster: Option<&str>) -> Result<()> {
     while let Some((cluster, listener)) = found(document) {
         document.remove(&cluster, COMMENTS)?;
         match listener {
-            Some(listener) => document.remove(&listener, COMMENTS)?,
+            Some(listener) => {
+                let list = bootstrap::resources("listeners");
+                let is_only = items(document.value(), "static_resources.listeners").len() == 1;
+                let is_whole = is_only && document.is_below(&list, LISTENER_COMMENT);
+                document.remove(if is_whole { &list } else { &listener }, COMMENTS)?;
+            }
             None => return Ok(()),
         }
     }
@@ -72,11 +78,9 @@ fn remove_routes(document: &mut Document, destination: &str) -> Result<()> {
     let prefix = format!("{destination}=");
     let last = |document: &Document| {
         let all = hcms(document.value());
-        let routes = all.iter().flat_map(bootstrap::Hcm::routes);
-        routes
-            .filter(|route| route.token().is_some_and(|token| token.starts_with(&prefix)))
-            .last()
-            .map(|route| route.path)
+        let mut routes = all.iter().flat_map(bootstrap::Hcm::routes);
+        let ours = routes.rfind(|route| route.token().is_some_and(|token| token.starts_with(&prefix)));
+        ours.map(|route| route.path)
     };
     while let Some(path) = last(document) {
         document.remove(&path, COMMENTS)?;

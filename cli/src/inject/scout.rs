@@ -4,9 +4,9 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::filters::{spaced, vm_config};
-use super::{Request, ScoutRequest, extension, find_cluster, free, indented, plain};
+use super::{Request, ScoutRequest, append, extension, find_cluster, free, indented, plain};
 use crate::bootstrap;
-use crate::document::Document;
+use crate::document::{Document, Spot};
 
 pub(super) const CLUSTER_COMMENT: &str = "# idleguard: leads the scout's requests to its listener, in-process.";
 pub(super) const LISTENER_COMMENT: &str =
@@ -57,7 +57,7 @@ pub(super) fn ensure(document: &mut Document, request: &Request, notes: &mut Vec
         listener(&name, base, &vm, &configuration(&destination, &name, wanted), does_tls.then_some(speaks_http2));
     let snippet = cluster_snippet(&name, speaks_http2);
     extension(document)?;
-    document.add_item(&bootstrap::resources("listeners"), &format!("{LISTENER_COMMENT}\n{listener}"))?;
+    append(document, &bootstrap::resources("listeners"), Spot::Before("clusters"), LISTENER_COMMENT, &listener)?;
     document.add_item(&bootstrap::resources("clusters"), &format!("{CLUSTER_COMMENT}\n{snippet}"))
 }
 

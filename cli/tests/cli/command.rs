@@ -23,12 +23,12 @@ fn inject_prints_the_result_or_a_diff_or_writes_a_file() {
     let printed = idleguard(&["inject", &input, "--cluster", "payments"]);
     assert!(printed.status.success());
     let result = text(&printed.stdout);
-    assert!(result.starts_with("# The edge of the shop.") && result.contains("payments-guard"), "{result}");
+    assert!(result.starts_with("# The edge of the shop.") && result.contains("payments-54s"), "{result}");
     assert!(text(&printed.stderr).contains("note: "), "what changes for the operator is told, without colours here");
 
     let diff = text(&idleguard(&["inject", &input, "--cluster", "payments", "--diff"]).stdout);
     assert!(diff.starts_with(&format!("--- a/{input}\n+++ b/{input}\n@@ ")) && !diff.contains('\u{1b}'), "{diff}");
-    assert!(diff.contains("\n+    - name: payments-lb") || diff.contains("payments-lb"), "{diff}");
+    assert!(diff.contains("\n+    - name: payments-54s"), "{diff}");
 
     let directory = tempfile::tempdir().expect("a directory");
     let output = directory.path().join("envoy.yaml");
@@ -41,33 +41,90 @@ fn inject_prints_the_result_or_a_diff_or_writes_a_file() {
     }
     assert_eq!(fs::read_dir(directory.path()).expect("a directory").count(), 1, "nothing else is left there");
     assert!(idleguard(&["inject", own, "--cluster", "payments", "--diff"]).stdout.is_empty());
+    let removed = idleguard(&["inject", own, "--remove"]);
+    assert_eq!(text(&removed.stdout), fs::read_to_string(&input).expect("read"));
+}
+
+/// A new file beside the old one, with its mode; a symlink stays one.
+#[cfg(unix)]
+#[test]
+fn the_output_is_written_as_a_whole_and_where_a_link_leads() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let directory = tempfile::tempdir().expect("a directory");
+    let (target, link) = (directory.path().join("target.yaml"), directory.path().join("envoy.yaml"));
+    fs::copy(file("bootstraps/static.yaml"), &target).expect("a copy");
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o640)).expect("set");
+    symlink("target.yaml", &link).expect("a link");
+    let own = link.to_str().expect("UTF-8");
+    // What somebody else has put there under the name that an earlier version used.
+    let trap = directory.path().join("envoy.yaml.idleguard-new");
+    let victim = directory.path().join("victim");
+    symlink(&victim, &trap).expect("a link");
+    let done = idleguard(&["inject", own, "--cluster", "payments", "--output", own]);
+    assert!(done.status.success(), "{done:?}");
+    assert!(fs::symlink_metadata(&link).expect("there").is_symlink() && !victim.exists());
+    assert!(fs::read_to_string(&target).expect("read").contains("payments-54s"));
+    assert_eq!(fs::metadata(&target).expect("there").permissions().mode() & 0o777, 0o640);
+    let new = directory.path().join("new.yaml");
+    let done = idleguard(&["inject", own, "--cluster", "payments", "--output", new.to_str().expect("UTF-8")]);
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(fs::metadata(&new).expect("there").permissions().mode() & 0o777, 0o640, "the input's");
+}
+
+#[test]
+fn what_is_no_bootstrap_is_named() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("file.yaml");
+    let own = path.to_str().expect("UTF-8");
+    for (content, told) in [
+        ("apiVersion: v1\nkind: ConfigMap\ndata: { envoy.yaml: 'static_resources: {}' }\n", "a Kubernetes ConfigMap"),
+        ("apiVersion: apps/v1\nkind: Deployment\nspec: {}\n", "a Kubernetes Deployment"),
+        ("apiVersion: networking.istio.io/v1\nkind: DestinationRule\nspec: {}\n", "see deploy/"),
+        (
+            "resources:\n- \"@type\": x/envoy.config.listener.v3.Listener\n  name: x\n",
+            "discovered resources (Listener)",
+        ),
+        ("resources:\n- \"@type\": x/envoy.config.cluster.v3.Cluster\n  name: x\n", "discovered resources (Cluster)"),
+        ("{\"configs\": [{\"@type\": \"x/envoy.admin.v3.BootstrapConfigDump\"}]}", "a config dump"),
+        ("name: all\nvirtual_hosts: []\n", "one resource"),
+        ("a: 1\n", "no Envoy bootstrap"),
+        ("", "the file is empty"),
+        ("a: &x [*x]\n", "line 1"),
+    ] {
+        fs::write(&path, content).expect("written");
+        for arguments in [&["check", own][..], &["inject", own, "--cluster", "payments"]] {
+            let done = idleguard(arguments);
+            let said = text(&done.stderr);
+            assert!(done.status.code() == Some(2) && done.stdout.is_empty(), "{content}: {done:?}");
+            assert!(said.contains(told) || told == "line 1", "{content}: {said}");
+        }
+    }
+    fs::write(&path, "static_resources: {}\n---\nb: 1\n").expect("written");
+    let second = idleguard(&["check", own]);
+    assert!(second.status.success() && text(&second.stderr).contains(":3: a second document"), "{second:?}");
 }
 
 #[test]
 fn comments_that_would_be_lost_are_not_overwritten() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("envoy.yaml");
-    let aliased = fs::read_to_string(file("bootstraps/weighted.yaml"))
+    let own = path.to_str().expect("UTF-8");
+    let anchored = fs::read_to_string(file("bootstraps/weighted.yaml"))
         .expect("read")
         .replace("          http_filters:\n", "          # kept?\n          http_filters: &filters\n");
-    let extra = "!ignore copy: { http_filters: &a [x] }\n";
-    fs::write(
-        &path,
-        format!("{extra}{aliased}").replace("clusters:\n  - name: payments", "clusters: &all\n  - name: payments"),
-    )
-    .expect("written");
-    let own = path.to_str().expect("UTF-8");
+    fs::write(&path, anchored.replace("  clusters:\n  - name: payments", "  clusters: &all\n  - name: payments"))
+        .expect("written");
     let done = idleguard(&["inject", own, "--cluster", "payments", "--output", own]);
     // An anchor at a list is no obstacle by itself: the text is edited in place.
     assert!(done.status.success(), "{done:?}");
     let text_now = fs::read_to_string(&path).expect("read");
     assert!(text_now.contains("# kept?") && text_now.contains("&filters"), "{text_now}");
 
-    let shared = "b: &shared\n- name: x\n";
-    let in_the_way = fs::read_to_string(file("bootstraps/static.yaml"))
-        .expect("read")
-        .replace("static_resources:", &format!("bootstrap_extensions: &none []\nflags_path: ''\nlayered_runtime: {{ layers: *none }}\n# {shared}static_resources:").replace("\n- name: x\n", "\n"));
-    fs::write(&path, in_the_way).expect("written");
+    let aliased = fs::read_to_string(file("bootstraps/static.yaml")).expect("read").replace(
+        "static_resources:",
+        "!ignore tags: &tags [{ tag_name: x }]\nstats_config: { stats_tags: *tags }\nstatic_resources:",
+    );
+    fs::write(&path, aliased).expect("written");
     let done = idleguard(&["inject", own, "--cluster", "payments", "--output", own]);
     assert_eq!(done.status.code(), Some(2), "{done:?}");
     assert!(text(&done.stderr).contains("comments would be lost"), "{done:?}");
@@ -77,23 +134,24 @@ fn comments_that_would_be_lost_are_not_overwritten() {
 
 #[test]
 fn check_tells_by_its_exit_code() {
-    for (name, code) in [("fine.yaml", 0), ("mistakes/differing-policies.yaml", 0), ("mistakes/different-vms.yaml", 1)]
-    {
+    for (name, code) in [("fine.yaml", 0), ("bootstraps/static.yaml", 0), ("first-design.yaml", 1)] {
         let done = idleguard(&["check", &file(name)]);
         assert_eq!(done.status.code(), Some(code), "{name}: {done:?}");
     }
     assert!(idleguard(&["check", &file("fine.yaml")]).stdout.is_empty(), "silent");
-    let told = text(&idleguard(&["check", &file("mistakes/different-vms.yaml")]).stdout);
+    let told = text(&idleguard(&["check", &file("first-design.yaml")]).stdout);
     assert!(
-        told.contains(": error [different-vms] ") && told.contains("\n  at   static_resources.listeners[1]."),
+        told.contains(": error [first-design] ") && told.contains("\n  at   static_resources.listeners[1]."),
         "{told}"
     );
     assert!(told.ends_with("\n1 error, 0 warnings\n"), "{told}");
-    let front = idleguard(&["check", &file("mistakes/front-lb-idle-timeout.yaml"), "--front-lb-idle-timeout", "60s"]);
+    let front = idleguard(&["check", &file("fine.yaml"), "--front-lb-idle-timeout", "900s"]);
     assert_eq!(front.status.code(), Some(1));
-    let json = idleguard(&["check", &file("mistakes/different-vms.yaml"), "--format", "json"]);
+    let oldest = idleguard(&["check", &file("../../envoy.yaml"), "--envoy-version", "1.36.4"]);
+    assert!(text(&oldest.stdout).contains("[lane-below-connect-timeout]"), "{oldest:?}");
+    let json = idleguard(&["check", &file("first-design.yaml"), "--format", "json"]);
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
-    assert_eq!((&json["errors"], &json["findings"][0]["id"]), (&1.into(), &"different-vms".into()));
+    assert_eq!((&json["errors"], &json["findings"][0]["id"]), (&1.into(), &"first-design".into()));
     assert!(json["findings"][0]["line"].is_u64(), "{json}");
     let missing = idleguard(&["check", "/nowhere.yaml"]);
     assert_eq!(missing.status.code(), Some(2));
@@ -103,7 +161,7 @@ fn check_tells_by_its_exit_code() {
 #[test]
 fn the_rest_prints() {
     for (arguments, told) in [
-        (&["--version"][..], "idleguard 0.1.0"),
+        (&["--version"][..], "idleguard 0.2.0"),
         (&["inject", "--help"], "Examples:\n  idleguard inject envoy.yaml"),
         (&["schema"], "\"$schema\""),
         (&["explain", "reactor-netty"], "maxIdleTime"),

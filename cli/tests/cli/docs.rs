@@ -1,8 +1,10 @@
 //! The documentation names what there is.
 
 use clap::ValueEnum;
-use idleguard_cli::check::{RULES, Severity};
+use idleguard_cli::check::{RULES, Severity, Surroundings, check};
+use idleguard_cli::document::Document;
 use idleguard_cli::explain::Library;
+use idleguard_core::plugin;
 
 use super::{path, project_file};
 
@@ -26,6 +28,36 @@ fn the_manual_names_every_command_and_library() {
         let name = library.to_possible_value().expect("a name");
         assert!(text.contains(name.get_name()), "{}", name.get_name());
     }
+}
+
+/// Bootstraps in the documentation are shown because they are right; so are plugin configurations.
+#[test]
+fn nothing_is_found_in_examples() {
+    let docs = path("../../docs");
+    let pages = std::fs::read_dir(&docs).expect("a directory").map(|page| page.expect("a page").path());
+    let pages = pages.filter(|page| page.extension().is_some_and(|end| end == "md"));
+    let mut judged = 0;
+    for page in pages.chain([path("../../README.md")]) {
+        let text = std::fs::read_to_string(&page).expect("read");
+        let blocks = text.split("\n```").skip(1).step_by(2);
+        for (language, block) in blocks.filter_map(|block| block.split_once('\n')) {
+            let findings = match language {
+                "yaml" if block.starts_with("static_resources:") || block.contains("\nstatic_resources:") => {
+                    let document =
+                        Document::parse(block).unwrap_or_else(|error| panic!("{}: {error:#}\n{block}", page.display()));
+                    check(&document, Surroundings::default()).iter().map(|finding| format!("{finding:?}")).collect()
+                }
+                "json" if block.contains("\"filter\":") => match plugin::parse(block.as_bytes()) {
+                    Ok(checked) => checked.warnings,
+                    Err(error) => vec![error.to_string()],
+                },
+                _ => continue,
+            };
+            judged += 1;
+            assert!(findings.is_empty(), "{}: {findings:#?}\n{block}", page.display());
+        }
+    }
+    assert!(judged > 3, "the examples are not found");
 }
 
 /// Every key that an explanation names exists.
@@ -62,7 +94,7 @@ fn the_reference_is_made_from_the_schema() {
     } else {
         assert!(expected == page, "run: UPDATE_DOCS=1 cargo test -p idleguard-cli --test cli docs::\n{expected}");
     }
-    for part in ["/oneOf/0", "/oneOf/1", "/$defs/Destination", "/$defs/ClientIp"] {
+    for part in ["/oneOf/0", "/oneOf/1", "/$defs/Destination"] {
         assert!(page.contains(&format!("<!-- schema {part} -->")), "{part} has no table");
     }
 }

@@ -271,7 +271,10 @@ const CASES: &[Case] = &[
                 "              - match: { prefix: /x }\n                route: { cluster_header: x }\n              - match: { prefix: / }\n                route: { cluster: payments, timeout: 5s }\n",
             ),
         ]],
-        near: &[&[(SCOUT_LISTENER, SECOND_BY_HEADER)]],
+        near: &[
+            &[(SCOUT_LISTENER, SECOND_BY_HEADER)],
+            &[("timeout: 5s }", "timeout: 5s, request_mirror_policies: [{ cluster_header: x }] }")],
+        ],
     },
     Case {
         rule: "all-requests",

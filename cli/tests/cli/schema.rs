@@ -96,7 +96,7 @@ fn schema_and_parser_agree() {
         scout(&json!({})),
         scout(&json!({"path": "/healthz", "host": "a:80", "max_wait": "5m"})),
         client_ip(&json!({})),
-        client_ip(&json!({"trusted_proxies": ["10.0.0.0/8", "::1", "private", "loopback"], "trusted_hops": 2})),
+        client_ip(&json!({"trusted_proxies": ["10.0.0.0/8", "::1", "private", "loopback", "unix"], "trusted_hops": 2})),
         client_ip(&json!({"trusted_hops": 2.0})),
         client_ip(&json!({"sources": ["cip", "forwarded"], "set": [], "strip": ["X-Odd_1"]})),
         client_ip(&json!({"on_invalid": "reject", "on_missing": "omit", "peer_filter_state": "p"})),
@@ -180,7 +180,7 @@ fn defaults_are_the_parsers() {
     let schema = idleguard_cli::schema::schema();
     let parts = [
         ("/$defs/Destination", destination as fn(&Value) -> Value, 6),
-        ("/$defs/ClientIp", client_ip, 6),
+        ("/$defs/ClientIp", client_ip, 5),
         ("/oneOf/1", scout, 2),
     ];
     for (part, wrap, least) in parts {

@@ -35,7 +35,7 @@ impl Peers {
     /// How many bits the highest number has: what is to be asked for. 0 also where there are too many peers, so that asking is in vain
     /// as often as not.
     pub fn bits(&self) -> usize {
-        if self.strangers > 0 { 0 } else { (usize::BITS - self.known.len().leading_zeros()) as usize }
+        if self.strangers > 0 { 0 } else { usize::BITS.saturating_sub(self.known.len().leading_zeros()) as usize }
     }
 
     /// The peer with this number.
@@ -102,7 +102,9 @@ mod tests {
     #[test]
     fn with_too_many_peers_nothing_is_asked_for_any_more() {
         let mut peers = Peers::default();
-        (1..=8).for_each(|last| drop(peers.number(peer(last))));
+        for last in 1..=8 {
+            let _ = peers.number(peer(last));
+        }
         assert_eq!((peers.bits(), peers.strangers()), (0, 1));
     }
 }

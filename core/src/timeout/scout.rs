@@ -268,7 +268,7 @@ impl Scout {
 
     /// A request begins on a connection; `host` is the far end's address.
     pub fn on_asked(&mut self, id: u32, host: &[u8], now: Timestamp) {
-        self.calls.unseen = self.calls.unseen.saturating_sub(1);
+        self.on_shown();
         let Some(connection) = self.connections.iter_mut().find(|connection| connection.id == id) else { return };
         if connection.host.is_empty() {
             connection.host = host.to_vec();
@@ -280,6 +280,12 @@ impl Scout {
             }
             State::Asking { .. } | State::Ending { .. } | State::Closing { .. } => {}
         }
+    }
+
+    /// One of the requests that Envoy was given has got as far as a connection.
+    fn on_shown(&mut self) {
+        self.calls.unseen = self.calls.unseen.saturating_sub(1);
+        self.counts.requests = self.counts.requests.saturating_add(1);
     }
 
     /// An answer has ended.
@@ -325,7 +331,7 @@ impl Scout {
         let connection = self.connections.remove(index);
         match connection.state {
             State::Opening => {
-                self.calls.unseen = self.calls.unseen.saturating_sub(1);
+                self.on_shown();
                 self.on_failed(None, now);
             }
             // Envoy gave it up, or something of Envoy's own ended it.
@@ -513,7 +519,6 @@ impl Scout {
             }
         }
         if actions.ask > 0 {
-            self.counts.requests = self.counts.requests.saturating_add(actions.ask);
             self.calls = Calls { unseen: actions.ask, at: now, has_ended: false };
             if let Some(round) = &mut self.round {
                 round.requests = round.requests.saturating_add(actions.ask);
@@ -535,11 +540,11 @@ impl Scout {
 
     /// Connections on which nothing comes any more. (On HTTP/2 Envoy leaves them in the pool.)
     fn give_up(&mut self, now: Timestamp) {
-        let mut failed = Vec::new();
+        let (mut failed, mut shown) = (Vec::new(), 0_u32);
         for connection in &mut self.connections {
             match connection.state {
                 State::Opening if now.since(connection.opened) > GIVEN_UP => {
-                    self.calls.unseen = self.calls.unseen.saturating_sub(1);
+                    shown = shown.saturating_add(1);
                     failed.push(None);
                 }
                 State::Asking { since, gap } if now.since(since) > GIVEN_UP => {
@@ -550,6 +555,7 @@ impl Scout {
             }
             connection.state = State::Closing { since: now, is_told: false };
         }
+        (0..shown).for_each(|_| self.on_shown());
         for miss in failed {
             self.on_failed(miss, now);
         }
@@ -564,11 +570,15 @@ impl Scout {
         if calls.unseen == 0 || is_opening || !(calls.has_ended || now.since(calls.at) > GIVEN_UP) {
             return;
         }
-        self.counts.failures = self.counts.failures.saturating_add(calls.unseen);
-        calls.unseen = 0;
+        let lost = std::mem::take(&mut calls.unseen);
         if let Some(round) = &mut self.round {
             actions.steps_back = round.opened == 0;
             round.has_failed = true;
+        }
+        // Those of a worker that can't reach its own scout were none.
+        if !actions.steps_back {
+            self.counts.requests = self.counts.requests.saturating_add(lost);
+            self.counts.failures = self.counts.failures.saturating_add(lost);
         }
     }
 
@@ -600,10 +610,10 @@ impl Scout {
     }
 
     fn next_questions(&mut self, round: &mut Round, now: Timestamp) -> u32 {
-        let mut idle: Vec<Timestamp> = self.connections.iter().filter_map(Connection::idle_since).collect();
-        idle.sort_unstable();
-        let (Some(oldest), Some(latest)) = (idle.first(), idle.last()) else { return 0 };
-        let (oldest, latest) = (now.since(*oldest), now.since(*latest));
+        let idle = || self.connections.iter().filter_map(Connection::idle_since);
+        let (Some(oldest), Some(latest)) = (idle().min(), idle().max()) else { return 0 };
+        let (oldest, latest) = (now.since(oldest), now.since(latest));
+        let count = u32::try_from(idle().count()).unwrap_or(u32::MAX);
         if let (Some(Plan::Watch { .. }), false) = (round.plan, round.is_last)
             && let Some(at) = self.unanswered_since(round)
         {
@@ -615,7 +625,6 @@ impl Scout {
         if !self.is_settled() {
             return 0;
         }
-        let count = u32::try_from(idle.len()).unwrap_or(u32::MAX);
         if round.is_last || (count < 2 && round.requests > 1 && round.opened > 1 && round.ended_at.is_none()) {
             self.end_round();
             return 0;
@@ -762,7 +771,7 @@ impl Scout {
             now.after(LONGEST_PAUSE)
         } else if round.has_taught && self.hosts.silence().is_none() {
             round.began.after(SPACING.saturating_mul(round.requests)).max(now)
-        } else if self.fruitless > 3 {
+        } else if self.fruitless > if round.ended_at.is_some() { 8 } else { 3 } {
             now.after(doubling)
         } else {
             now

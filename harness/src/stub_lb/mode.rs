@@ -45,6 +45,8 @@ impl Mode {
             Self::RstAt(_) => Self::RstAt(timeout),
             Self::Stable | Self::SilentRst(_) => Self::SilentRst(timeout),
             Self::SilentSwallow(_) => Self::SilentSwallow(timeout),
+            Self::AnnounceAt(_) => Self::AnnounceAt(timeout),
+            Self::AgeAt(_) => Self::AgeAt(timeout),
         }
     }
 }

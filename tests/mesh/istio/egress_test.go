@@ -47,7 +47,7 @@ const image = "oci://registry.example.com/idleguard:0.2.0"
 
 // stale is the load that shows stale connections: pauses around the load balancer's idle timeout.
 func stale(address, host string) kit.Load {
-	return kit.Load{Address: address, Host: host, Clients: 40, Pause: 2 * lbIdleTimeout}
+	return kit.Load{Address: address, Host: host, Clients: 25, Pause: 2 * lbIdleTimeout, Bursts: true}
 }
 
 // withoutFails holds that the load balancer does what it should: without idleguard requests fail.

@@ -48,11 +48,6 @@ spec:
 
 // The Gateway API: Istio finds a gateway's proxies by the service of their deployment.
 const gatewayAPI = `
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: { name: istio }
-spec: { controllerName: istio.io/gateway-controller }
----
 apiVersion: v1
 kind: Service
 metadata: { name: shop-gateway-istio, namespace: istio-ingress, labels: { gateway.networking.k8s.io/gateway-name: shop-gateway } }

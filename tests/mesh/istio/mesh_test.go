@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/types/known/wrapperspb"
 	"istio.io/istio/pilot/pkg/config/kube/crd"
 	"istio.io/istio/pilot/test/xds"
 	"istio.io/istio/pkg/config"
@@ -36,6 +37,7 @@ func startMesh(t *testing.T, resources string) *Mesh {
 	t.Helper()
 	settings := mesh.DefaultMeshConfig()
 	settings.RootNamespace = "istio-system"
+	settings.EnableAutoMtls = wrapperspb.Bool(false) // there is no authority for certificates here
 	m := &Mesh{t: t}
 	m.FakeDiscoveryServer = xds.NewFakeDiscoveryServer(t, xds.FakeOptions{
 		MeshConfig: settings,
@@ -187,7 +189,7 @@ func (m *Mesh) startProxy(kind, namespace string, labels map[string]string) *Pro
 		"ISTIO_METAJSON_LABELS=" + string(labelText), "FILE_MOUNTED_CERTS=true", "CA_PROVIDER=none",
 		"WASM_INSECURE_REGISTRIES=*", "PROXY_CONFIG=" + string(proxyConfig), "HOME=" + home,
 	}
-	process := kit.Start(t, environment, kit.Program(t, "PILOT_AGENT", ".run/mesh/pilot-agent"), "proxy", kind,
+	process := kit.Start(t, home, environment, kit.Program(t, "PILOT_AGENT", ".run/mesh/pilot-agent"), "proxy", kind,
 		"--domain", namespace+".svc.cluster.local",
 		"--templateFile", filepath.Join(strings.TrimSpace(string(module)), "tools/packaging/common/envoy_bootstrap.json"))
 	proxy := &Proxy{kit.Admin{URL: "http://127.0.0.1:15000"}, process}

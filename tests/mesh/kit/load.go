@@ -23,11 +23,14 @@ type Load struct {
 	Host string
 	// Clients at once.
 	Clients int
-	// Pause is the longest between an answer and the next request; each is drawn anew. Bursts has all clients wait for one another.
+	// Pause is the longest between an answer and the next request; each is drawn anew. Bursts has all clients wait for one another,
+	// so that there are as many connections as clients, and every second time for a bit more than half of it.
 	Pause  time.Duration
 	Bursts bool
 	// Check, if any, says what is wrong with an answer. It may be called by several clients at once.
 	Check func(*http.Response, []byte) string
+	// Denied, if any, is the only failure that may be, and must be, under a change.
+	Denied string
 	// Path is "/" if it is empty.
 	Path string
 	// Headers of every request.
@@ -176,11 +179,15 @@ func newMeeting(load Load, stop <-chan struct{}) *meeting {
 	m := &meeting{load: load, stop: stop, next: make(chan struct{})}
 	if load.Bursts {
 		go func() {
-			for {
+			for long := false; ; long = !long {
+				pause := rand.N(load.Pause/2 + 1)
+				if long {
+					pause = load.Pause/2 + rand.N(load.Pause/10)
+				}
 				select {
 				case <-stop:
 					return
-				case <-time.After(rand.N(load.Pause + 1)):
+				case <-time.After(pause):
 				}
 				m.lock.Lock()
 				close(m.next)
@@ -283,7 +290,7 @@ func Values(headers [][2]string, name string) []string {
 	return values
 }
 
-// Under is how this load goes while something else is done, and for a second before and after. Each failure fails the test.
+// Under is how this load goes while something else is done, and for a second before and after. Each failure fails the test, but what is denied as it should be.
 func (l Load) Under(t *testing.T, name string, change func(t *testing.T)) {
 	t.Helper()
 	t.Run(name, func(t *testing.T) {
@@ -299,7 +306,8 @@ func (l Load) Under(t *testing.T, name string, change func(t *testing.T)) {
 				close(stop)
 				report := <-done
 				t.Logf("%s, %.0f a second", report, float64(report.OK+report.Failed())/time.Since(began).Seconds())
-				if report.Failed() != 0 || report.OK < 50 {
+				denied := report.Failures[l.Denied]
+				if report.Failed() != denied || report.OK < 50 || (l.Denied != "") != (denied > 0) {
 					t.Errorf("%s", report)
 				}
 			}()

@@ -20,10 +20,11 @@ type Process struct {
 	log     []string
 }
 
-// Start starts a program in a process group of its own. What it says is kept, and shown if the test fails.
-func Start(t testing.TB, environment []string, program string, arguments ...string) *Process {
+// Start starts a program in this folder, and in a process group of its own. What it says is kept, and shown if the test fails.
+func Start(t testing.TB, folder string, environment []string, program string, arguments ...string) *Process {
 	t.Helper()
 	command := exec.Command(program, arguments...)
+	command.Dir = folder
 	command.Env = append(os.Environ(), environment...)
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	reader, writer, err := os.Pipe()

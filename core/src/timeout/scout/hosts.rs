@@ -146,9 +146,10 @@ impl Host {
 
     /// A request was not answered, though the far end answers others. Returns whether that is the second one that says so.
     fn on_missed(&mut self, idle_age: Duration) -> bool {
-        if self.misses.len() == MISSES {
-            self.misses.sort_unstable();
-            self.misses.pop();
+        if self.misses.len() == MISSES
+            && let Some((longest, _)) = self.misses.iter().enumerate().max_by_key(|(_, miss)| **miss)
+        {
+            self.misses.swap_remove(longest);
         }
         self.misses.push(idle_age);
         let Some(unanswered) = self.unanswered() else { return false };

@@ -1,0 +1,62 @@
+//! `docs/differential.md`: the table, and what lanes have of their own with its figures.
+
+use std::fmt::Write;
+
+use crate::{
+    cases,
+    events::{self, Row},
+    setup::Setup,
+};
+
+const BEGIN: &str = "<!-- made by `make differential-docs` -->\n";
+const END: &str = "<!-- end -->\n";
+
+/// The text with new tables.
+pub fn with_tables(text: &str, tables: &str) -> Option<String> {
+    let (before, rest) = text.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}{tables}{END}{after}"))
+}
+
+/// The names that the tables should hold, one each.
+pub fn names() -> Vec<String> {
+    let events = events::all();
+    cases::all().into_iter().map(|case| case.name).chain(events.iter().map(|event| event.name.to_owned())).collect()
+}
+
+/// The tables, with these figures.
+pub fn tables(rows: &[Row], versions: &str) -> String {
+    let mut text = format!("\nFigures: plain / base in force / lane in force, Envoy {versions}.\n\n");
+    let cell = |row: &Row| {
+        let figures = row.figures[0].iter().enumerate().map(|(at, plain)| {
+            let counts =
+                row.figures.iter().filter_map(|figures| figures.get(at)).map(|figure| figure.count.to_string());
+            format!("{} {}", plain.what, counts.collect::<Vec<_>>().join(" / "))
+        });
+        figures.collect::<Vec<_>>().join("; ")
+    };
+    let of = |name: &str| rows.iter().find(|row| row.name == name).map(cell).unwrap_or_default();
+    let (own, common): (Vec<_>, Vec<_>) = events::all().into_iter().partition(|event| event.own.is_some());
+    text += "## What lanes have of their own\n\nThe whole list of exceptions.\n\n| event | what happens | why | figures |\n| --- | --- | --- | --- |\n";
+    for event in own {
+        let why = event.own.unwrap_or_default();
+        let _ = writeln!(text, "| `{}` | {} | {why} | {} |", event.name, event.about, of(event.name)); // a String takes it
+    }
+    text +=
+        "\n## Events\n\nNo figure is worse than plain's.\n\n| event | what happens | figures |\n| --- | --- | --- |\n";
+    for event in common {
+        let _ = writeln!(text, "| `{}` | {} | {} |", event.name, event.about, of(event.name)); // as above
+    }
+    text += "\n## Cases\n\nThe same as plain Envoy, for the client and for the far end, with the base and with a lane in force.\n\n\
+             | case | what happens | setup |\n| --- | --- | --- |\n";
+    for case in cases::all() {
+        let setup = match case.setup {
+            Setup::Usual => "",
+            Setup::Lenient => "HTTP/1.0, trailers and `100 Continue` pass",
+            Setup::Http2 => "HTTP/2 to the far end",
+            Setup::Retries => "retries",
+        };
+        let _ = writeln!(text, "| `{}` | {} | {setup} |", case.name, case.about); // as above
+    }
+    text + "\n"
+}

@@ -1,0 +1,305 @@
+//! Clusters, routes, listeners and the plugin's configuration are replaced under load; lanes come and go.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::{Event, Figure, figure};
+use crate::{
+    setup::{LANES, Subject, lane, lane_route},
+    stage::{Host, Mood, Stage, Traffic, requests_of},
+};
+
+/// The rows.
+pub(super) fn all() -> Vec<Event> {
+    vec![
+        Event {
+            name: "lane-change",
+            about: "the lane changes under load, and back",
+            own: None,
+            run: |s| Box::pin(lane_change(s)),
+        },
+        Event {
+            name: "cluster-changed",
+            about: "all clusters are replaced by CDS under load",
+            own: None,
+            run: |s| Box::pin(cluster(s)),
+        },
+        Event {
+            name: "routes-changed",
+            about: "the routes are replaced by RDS under load",
+            own: None,
+            run: |s| Box::pin(routes(s)),
+        },
+        Event {
+            name: "listener-changed",
+            about: "the listener is replaced by LDS under load",
+            own: None,
+            run: |s| Box::pin(listener(s)),
+        },
+        Event {
+            name: "plugin-changed",
+            about: "the plugin's configuration is replaced by ECDS ten times under load",
+            own: None,
+            run: |s| Box::pin(plugin(s)),
+        },
+        Event {
+            name: "plugin-refused",
+            about: "a plugin configuration comes that Envoy must refuse",
+            own: None,
+            run: |s| Box::pin(plugin_refused(s)),
+        },
+        Event {
+            name: "lanes-added",
+            about: "lanes come: clusters, routes, plugin",
+            own: None,
+            run: |s| Box::pin(lanes_added(s)),
+        },
+        Event {
+            name: "lanes-added-plugin-first",
+            about: "lanes come: plugin, clusters, routes",
+            own: None,
+            run: |s| Box::pin(plugin_first(s)),
+        },
+        Event {
+            name: "lanes-removed",
+            about: "lanes go: plugin, routes, clusters",
+            own: None,
+            run: |s| Box::pin(lanes_removed(s)),
+        },
+        Event {
+            name: "lanes-validated",
+            about: "routes to lanes come before their clusters, with validate_clusters",
+            own: None,
+            run: |s| Box::pin(validated(s)),
+        },
+        Event {
+            name: "own-lanes-without-clusters",
+            about: "lanes come: plugin, routes, clusters; 100 requests before the clusters are there",
+            own: Some(
+                "a token that leads to a cluster which isn't there is a 503: clusters first, or `validate_clusters`",
+            ),
+            run: |s| Box::pin(wrong_order(s)),
+        },
+        Event { name: "drain", about: "the listeners drain under load", own: None, run: |s| Box::pin(drain(s)) },
+    ]
+}
+
+async fn begun(subject: Subject) -> Result<(Host, Stage, Traffic)> {
+    let host = Host::start(Mood::Good).await?;
+    let stage = Stage::start(subject, &[&host], |config| config).await?;
+    let mut traffic = Traffic::start(stage.ingress, 4);
+    traffic.more(100).await?;
+    Ok((host, stage, traffic))
+}
+
+async fn ended(mut traffic: Traffic) -> Result<Vec<Figure>> {
+    traffic.more(200).await?;
+    Ok(vec![figure("failed requests", traffic.stop().await.failed())])
+}
+
+async fn lane_change(subject: Subject) -> Result<Vec<Figure>> {
+    let (host, mut stage, mut traffic) = begun(subject).await?;
+    let before = host.connections();
+    stage.change_lane().await?;
+    traffic.more(200).await?;
+    let opened = host.connections() - before;
+    stage.edit_plugin(|json| json["destinations"]["payments"]["lb_idle_timeout"] = "2h".into()).await?;
+    let mut figures = ended(traffic).await?;
+    figures.push(Figure { what: "connections opened by a change, with four clients", count: opened, more: 4 });
+    Ok(figures)
+}
+
+async fn cluster(subject: Subject) -> Result<Vec<Figure>> {
+    let (_host, mut stage, traffic) = begun(subject).await?;
+    stage.edit_clusters(|cluster| cluster["connect_timeout"] = "6s".into()).await?;
+    ended(traffic).await
+}
+
+async fn routes(subject: Subject) -> Result<Vec<Figure>> {
+    let (_host, mut stage, traffic) = begun(subject).await?;
+    stage
+        .edit_routes(|routes| {
+            if let Some(list) = routes.pointer_mut("/virtual_hosts/0/routes").and_then(Value::as_array_mut) {
+                list.iter_mut().for_each(|route| route["route"]["timeout"] = "14s".into());
+            }
+        })
+        .await?;
+    ended(traffic).await
+}
+
+async fn listener(subject: Subject) -> Result<Vec<Figure>> {
+    let (_host, mut stage, traffic) = begun(subject).await?;
+    stage.edit_listener(|listener| listener["per_connection_buffer_limit_bytes"] = 65_536.into()).await?;
+    ended(traffic).await
+}
+
+async fn plugin(subject: Subject) -> Result<Vec<Figure>> {
+    let (_host, mut stage, mut traffic) = begun(subject).await?;
+    for round in 0..10 {
+        let margin = format!("{}%", 10 + round % 2);
+        stage.edit_plugin(|json| json["destinations"]["payments"]["margin"] = margin.into()).await?;
+        traffic.more(20).await?;
+    }
+    ended(traffic).await
+}
+
+async fn plugin_refused(subject: Subject) -> Result<Vec<Figure>> {
+    let (_host, mut stage, mut traffic) = begun(subject).await?;
+    if subject != Subject::Plain {
+        let (before, rejected) = (stage.parts.clone(), stage.envoy.stats().await?);
+        let count = |stats: &std::collections::BTreeMap<String, u64>| -> u64 {
+            let of_them = stats.iter().filter(|(name, _)| {
+                name.contains("extension_config_discovery")
+                    && (name.ends_with("config_fail") || name.ends_with("update_rejected"))
+            });
+            of_them.map(|(_, count)| count).sum()
+        };
+        let first = count(&rejected);
+        let edit = stage.edit_plugin(|json| json["destinations"]["payments"]["margin"] = "lots".into());
+        let _ = tokio::time::timeout(Duration::from_secs(3), edit).await; // refused, so nothing is counted as taken
+        anyhow::ensure!(count(&stage.envoy.stats().await?) >= first);
+        stage.parts = before;
+    }
+    traffic.more(50).await?;
+    ended(traffic).await
+}
+
+fn add_routes(routes: &mut Value) {
+    let Some(list) = routes.pointer_mut("/virtual_hosts/0/routes").and_then(Value::as_array_mut) else { return };
+    let mut all: Vec<Value> = LANES
+        .iter()
+        .flat_map(|text| list.iter().filter_map(|route| lane_route(route, text)).collect::<Vec<_>>())
+        .collect();
+    all.append(list);
+    *list = all;
+}
+
+fn remove_routes(routes: &mut Value) {
+    if let Some(list) = routes.pointer_mut("/virtual_hosts/0/routes").and_then(Value::as_array_mut) {
+        list.retain(|route| route["route"]["cluster"] == "payments");
+    }
+}
+
+async fn add_clusters(stage: &mut Stage) -> Result<()> {
+    let mut clusters = stage.clusters();
+    let base = clusters[0].clone();
+    clusters.extend(LANES.iter().map(|text| lane(&base, text)));
+    stage.set_clusters(clusters).await?;
+    let host = stage.in_force();
+    stage.until("the lanes are warm", |clusters| clusters.contains(&format!("{host}::127."))).await
+}
+
+/// The plugin learns of lanes, of which one is then in force.
+async fn add_to_plugin(stage: &mut Stage) -> Result<()> {
+    let timeout = stage.subject.lb_idle_timeout();
+    stage
+        .edit_plugin(|json| {
+            let payments = &mut json["destinations"]["payments"];
+            payments["lb_idle_timeout"] = timeout.into();
+            payments["lanes"] = LANES.iter().map(|text| (format!("payments-{text}"), Value::from(*text))).collect();
+        })
+        .await
+}
+
+/// Watching only: neither lanes nor routes.
+async fn without_lanes(subject: Subject) -> Result<(Host, Stage, Traffic)> {
+    let host = Host::start(Mood::Good).await?;
+    let configured = |config: idleguard_harness::envoy::Config| match subject {
+        Subject::Plain => config.without_idleguard(),
+        _ => config.lanes(&[]).policy("lb_idle_timeout", "2h"),
+    };
+    let stage = Stage::start_with(subject, &[&host], configured, false).await?;
+    let mut traffic = Traffic::start(stage.ingress, 4);
+    traffic.more(100).await?;
+    Ok((host, stage, traffic))
+}
+
+async fn in_force(stage: &Stage) -> Result<()> {
+    let name = stage.in_force();
+    stage.until("traffic on the lane in force", |clusters| requests_of(clusters, name) > 0).await
+}
+
+async fn lanes_added(subject: Subject) -> Result<Vec<Figure>> {
+    let (_host, mut stage, traffic) = without_lanes(subject).await?;
+    if subject != Subject::Plain {
+        add_clusters(&mut stage).await?;
+        stage.edit_routes(add_routes).await?;
+        add_to_plugin(&mut stage).await?;
+        in_force(&stage).await?;
+    }
+    ended(traffic).await
+}
+
+async fn plugin_first(subject: Subject) -> Result<Vec<Figure>> {
+    let (_host, mut stage, mut traffic) = without_lanes(subject).await?;
+    if subject != Subject::Plain {
+        add_to_plugin(&mut stage).await?;
+        traffic.more(100).await?;
+        add_clusters(&mut stage).await?;
+        stage.edit_routes(add_routes).await?;
+        in_force(&stage).await?;
+    }
+    ended(traffic).await
+}
+
+async fn lanes_removed(subject: Subject) -> Result<Vec<Figure>> {
+    let (_host, mut stage, mut traffic) = begun(subject).await?;
+    if subject != Subject::Plain {
+        stage
+            .edit_plugin(|json| {
+                json["destinations"]["payments"]["lanes"] = json!({});
+            })
+            .await?;
+        traffic.more(50).await?;
+        stage.edit_routes(remove_routes).await?;
+        traffic.more(50).await?;
+        let base = stage.clusters().into_iter().filter(|cluster| cluster["name"] == "payments").collect();
+        stage.set_clusters(base).await?;
+    }
+    ended(traffic).await
+}
+
+async fn validated(subject: Subject) -> Result<Vec<Figure>> {
+    let (_host, mut stage, mut traffic) = without_lanes(subject).await?;
+    if subject != Subject::Plain {
+        add_to_plugin(&mut stage).await?;
+        stage.edit_routes(|routes| routes["validate_clusters"] = true.into()).await?;
+        stage.refuse_routes(add_routes).await?;
+        traffic.more(100).await?;
+    }
+    ended(traffic).await
+}
+
+async fn wrong_order(subject: Subject) -> Result<Vec<Figure>> {
+    let (_host, mut stage, mut traffic) = without_lanes(subject).await?;
+    if subject != Subject::Plain {
+        add_to_plugin(&mut stage).await?;
+        stage.edit_routes(add_routes).await?;
+    }
+    let before = traffic.answers().failed();
+    traffic.more(100).await?;
+    let failed = traffic.answers().failed() - before;
+    if subject != Subject::Plain {
+        add_clusters(&mut stage).await?;
+        in_force(&stage).await?;
+        traffic.more(20).await?;
+    }
+    let before = traffic.answers().failed();
+    traffic.more(100).await?;
+    let after = traffic.stop().await.failed() - before;
+    Ok(vec![
+        Figure { what: "failed of 100, before the clusters are there", count: failed.min(100), more: 100 },
+        figure("failed afterwards", after),
+    ])
+}
+
+async fn drain(subject: Subject) -> Result<Vec<Figure>> {
+    let host = Host::start(Mood::Good).await?;
+    let stage = Stage::start(subject, &[&host], |config| config).await?;
+    let mut traffic = Traffic::start(stage.ingress, 4);
+    traffic.more(100).await?;
+    stage.envoy.drain().await?;
+    ended(traffic).await
+}

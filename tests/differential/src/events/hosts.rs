@@ -1,0 +1,269 @@
+//! Hosts come, go, fall ill and are slow.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use idleguard_harness::envoy::Config;
+use serde_json::json;
+
+use super::{Event, Figure, figure};
+use crate::{
+    setup::{BASE, Subject, for_subject},
+    stage::{Host, Mood, Stage, Traffic, ask, lanes, load},
+};
+
+/// The rows.
+pub(super) fn all() -> Vec<Event> {
+    vec![
+        Event {
+            name: "host-removed",
+            about: "one of two hosts is taken out by EDS",
+            own: None,
+            run: |s| Box::pin(removed(s)),
+        },
+        Event { name: "host-added", about: "a second host comes by EDS", own: None, run: |s| Box::pin(added(s)) },
+        Event {
+            name: "host-unhealthy",
+            about: "one of two hosts fails its active health check",
+            own: None,
+            run: |s| Box::pin(unhealthy(s)),
+        },
+        Event {
+            name: "host-ejected",
+            about: "one of two hosts answers 503, outlier detection on",
+            own: None,
+            run: |s| Box::pin(ejected(s)),
+        },
+        Event {
+            name: "host-refuses",
+            about: "one of two hosts refuses connections, with retries",
+            own: None,
+            run: |s| Box::pin(refuses(s)),
+        },
+        Event {
+            name: "host-slow",
+            about: "two hosts of different speed, least request",
+            own: None,
+            run: |s| Box::pin(slow(s)),
+        },
+        Event {
+            name: "host-forgets",
+            about: "a far end resets connections that were idle for a second",
+            own: None,
+            run: |s| Box::pin(forgets(s)),
+        },
+        Event {
+            name: "own-ejections",
+            about: "as host-ejected, and then the lane changes",
+            own: Some("ejections are forgotten at a change of lane: 5 requests more to a bad host"),
+            run: |s| Box::pin(ejected_again(s)),
+        },
+        Event {
+            name: "own-health-checks",
+            about: "active health checks of one host",
+            own: Some("each lane checks the health of each host"),
+            run: |s| Box::pin(health_checks(s)),
+        },
+    ]
+}
+
+async fn pair() -> Result<(Host, Host)> {
+    Ok((Host::start(Mood::Good).await?, Host::start(Mood::Good).await?))
+}
+
+async fn removed(subject: Subject) -> Result<Vec<Figure>> {
+    let (stays, goes) = pair().await?;
+    let mut stage = Stage::start(subject, &[&stays, &goes], |config| config).await?;
+    let mut traffic = Traffic::start(stage.ingress, 4);
+    traffic.more(100).await?;
+    stage.set_hosts(&[&stays]).await?;
+    traffic.more(8).await?; // those that were under way
+    let before = goes.requests();
+    traffic.more(300).await?;
+    let answers = traffic.stop().await;
+    Ok(vec![
+        figure("requests to the host that is gone", goes.requests() - before),
+        figure("failed requests", answers.failed()),
+    ])
+}
+
+async fn added(subject: Subject) -> Result<Vec<Figure>> {
+    let (first, second) = pair().await?;
+    let mut stage = Stage::start(subject, &[&first], |config| config).await?;
+    let mut traffic = Traffic::start(stage.ingress, 4);
+    traffic.more(100).await?;
+    stage.set_hosts(&[&first, &second]).await?;
+    traffic.more(300).await?;
+    let answers = traffic.stop().await;
+    let is_left_out = second.requests() < 50;
+    Ok(vec![figure("failed requests", answers.failed()), figure("the new host is left out", is_left_out.into())])
+}
+
+fn checked(config: Config) -> Config {
+    config.set(&format!("{BASE}/health_checks"), json!([{
+        "timeout": "20s", "interval": "0.1s", "no_traffic_interval": "0.1s", "unhealthy_threshold": 1, "healthy_threshold": 1,
+        "http_health_check": { "path": "/healthz" },
+    }]))
+}
+
+async fn unhealthy(subject: Subject) -> Result<Vec<Figure>> {
+    unhealthy_with(subject, |config| config).await
+}
+
+/// The same, with an edit of the whole configuration.
+pub(crate) async fn unhealthy_with(subject: Subject, edit: fn(Config) -> Config) -> Result<Vec<Figure>> {
+    let (good, bad) = pair().await?;
+    let whole = |config| edit(for_subject(checked(config), subject));
+    let stage = Stage::start_with(subject, &[&good, &bad], whole, subject != Subject::Plain).await?;
+    let healthy = |clusters: &str, host: &Host| {
+        clusters.contains(&format!("{}::{}::health_flags::healthy", stage.in_force(), host.address))
+    };
+    stage.until("both are healthy", |clusters| healthy(clusters, &good) && healthy(clusters, &bad)).await?;
+    let mut traffic = Traffic::start(stage.ingress, 4);
+    traffic.more(100).await?;
+    bad.set(Mood::Bad(503));
+    // Plain's own word, so that a lane that does not check is found, not waited for.
+    stage
+        .until("the base knows", |clusters| {
+            clusters.contains(&format!("payments::{}::health_flags::/failed_active_hc", bad.address))
+        })
+        .await?;
+    let checks = good.health_checkers();
+    for _ in 0..20 {
+        // The lanes check as often as the base: they know when it has been long enough for ten rounds.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    traffic.more(8).await?;
+    let (before, failed) = (bad.requests(), traffic.answers().failed());
+    traffic.more(300).await?;
+    let answers = traffic.stop().await;
+    Ok(vec![
+        figure("requests to the unhealthy host", bad.requests() - before),
+        figure("failed requests, once it is known", answers.failed() - failed),
+        figure("nobody checks", u64::from(checks == 0)),
+    ])
+}
+
+fn detected(config: Config) -> Config {
+    config.set(&format!("{BASE}/outlier_detection"), json!({
+        "consecutive_5xx": 5, "base_ejection_time": "300s", "max_ejection_time": "300s", "max_ejection_percent": 100,
+    }))
+}
+
+/// Requests one after the other until the bad host has had so many, or there were 60; how many failed.
+async fn until_bad(stage: &Stage, bad: &Host, requests: u64) -> u64 {
+    let (mut client, mut failed) = (None, 0);
+    for _ in 0..60 {
+        if bad.requests() < requests {
+            failed += u64::from(ask(stage.ingress, &mut client).await != 200);
+        }
+    }
+    failed
+}
+
+/// That a host is out reaches the worker a moment after the fifth failure: what comes in that moment is chance, with plain, too.
+async fn until_out(stage: &Stage, cluster: &str, bad: &Host) -> Result<()> {
+    let flag = format!("{cluster}::{}::health_flags::/failed_outlier_check", bad.address);
+    stage.until("the ejection", |clusters| clusters.contains(&flag)).await?;
+    load(stage.ingress, 1, 8).await.map(drop)
+}
+
+async fn ejected(subject: Subject) -> Result<Vec<Figure>> {
+    let (good, bad) = pair().await?;
+    bad.set(Mood::Bad(503));
+    let stage = Stage::start(subject, &[&good, &bad], detected).await?;
+    let failed = until_bad(&stage, &bad, 5).await;
+    until_out(&stage, stage.in_force(), &bad).await?;
+    let before = bad.requests();
+    let answers = load(stage.ingress, 1, 300).await?;
+    Ok(vec![
+        figure("failed requests until it is out", failed),
+        figure("failed requests of 300 afterwards", answers.failed()),
+        figure("requests to it afterwards", bad.requests() - before),
+    ])
+}
+
+async fn ejected_again(subject: Subject) -> Result<Vec<Figure>> {
+    let (good, bad) = pair().await?;
+    bad.set(Mood::Bad(503));
+    let mut stage = Stage::start(subject, &[&good, &bad], detected).await?;
+    let mut failed = until_bad(&stage, &bad, 5).await;
+    until_out(&stage, stage.in_force(), &bad).await?;
+    let mut traffic = Traffic::start(stage.ingress, 1);
+    let before = bad.requests();
+    stage.change_lane().await?;
+    traffic.more(60).await?;
+    if subject != Subject::Plain {
+        until_out(&stage, "payments-4s", &bad).await?;
+    }
+    failed += (bad.requests() - before).min(5); // more is chance, as above
+    let after = bad.requests();
+    traffic.more(200).await?;
+    traffic.stop().await;
+    Ok(vec![
+        Figure { what: "failed requests", count: failed, more: 5 },
+        figure("requests to the bad host of the last 200", bad.requests() - after),
+    ])
+}
+
+async fn refuses(subject: Subject) -> Result<Vec<Figure>> {
+    let (good, gone) = pair().await?;
+    let address = gone.address;
+    let stage = Stage::start(subject, &[&good, &gone], |config| {
+        config.set(&format!("{}/1/route/retry_policy", crate::setup::ROUTES), json!({
+            "retry_on": "connect-failure", "num_retries": 5, "retry_host_predicate": [{
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": { "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate" },
+            }], "host_selection_retry_max_attempts": 5,
+        }))
+    })
+    .await?;
+    drop(gone); // nobody listens there any more
+    while tokio::net::TcpStream::connect(address).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let before = good.connections();
+    let answers = load(stage.ingress, 4, 300).await?;
+    Ok(vec![
+        figure("failed requests of 300", answers.failed()),
+        Figure { what: "connections to the healthy host", count: good.connections() - before, more: 4 },
+    ])
+}
+
+async fn slow(subject: Subject) -> Result<Vec<Figure>> {
+    let fast = Host::start(Mood::Good).await?;
+    let slow = Host::start(Mood::Late(Duration::from_millis(100))).await?;
+    let stage =
+        Stage::start(subject, &[&fast, &slow], |config| config.set(&format!("{BASE}/lb_policy"), "LEAST_REQUEST"))
+            .await?;
+    let answers = load(stage.ingress, 8, 400).await?;
+    let share = 100 * slow.requests() / (slow.requests() + fast.requests());
+    Ok(vec![
+        figure("failed requests", answers.failed()),
+        Figure { what: "% of the requests at the slow host (±15 from run to run)", count: share, more: 15 },
+    ])
+}
+
+/// Each request finds its connection idle for 1.2 s. Plain fails every other one: those between are on new connections.
+async fn forgets(subject: Subject) -> Result<Vec<Figure>> {
+    let host = Host::start(Mood::Forgetful).await?;
+    let stage = Stage::start(subject, &[&host], |config| config).await?;
+    let (mut client, mut failed) = (None, 0);
+    for _ in 0..8 {
+        failed += u64::from(ask(stage.ingress, &mut client).await != 200);
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
+    }
+    Ok(vec![figure("failed requests of 8", failed)])
+}
+
+async fn health_checks(subject: Subject) -> Result<Vec<Figure>> {
+    let host = Host::start(Mood::Good).await?;
+    let stage = Stage::start(subject, &[&host], checked).await?;
+    let names = stage.cluster_names();
+    stage
+        .until("all are healthy", |clusters| {
+            names.iter().all(|name| clusters.contains(&format!("{name}::{}::health_flags::healthy", host.address)))
+        })
+        .await?;
+    Ok(vec![Figure { what: "health checkers of one host", count: host.health_checkers(), more: lanes() }])
+}

@@ -84,9 +84,10 @@ impl Message {
         self.length += bytes.len();
     }
 
-    /// Adds a header, what differs from run to run made equal. What idleguard is asked to write counts as not there.
+    /// Adds a header, what differs from run to run made equal. What `client_ip` is asked to write or to take out counts as not there.
     pub fn header(&mut self, name: &str, value: &str) {
-        let written = matches!(name, "x-forwarded-for" | "x-real-ip") && value == "127.0.0.1";
+        let written =
+            matches!(name, "x-forwarded-for" | "x-real-ip" | "x-envoy-external-address") && value == "127.0.0.1";
         let varies = matches!(name, "date" | "x-request-id" | "x-envoy-upstream-service-time" | "keep-alive");
         if written {
             return;

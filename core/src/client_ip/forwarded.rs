@@ -123,7 +123,8 @@ fn has_sound_value(parameter: &[u8]) -> bool {
     while let [b'\\', b'\\', rest @ ..] = value {
         value = rest;
     }
-    trim_blanks(name).ends_with(b"=") && unquoted(value).is_some()
+    let is_name = |name: &[u8]| !name.contains(&b'=');
+    trim_blanks(name).strip_suffix(b"=").is_some_and(is_name) && unquoted(value).is_some()
 }
 
 /// The value, if the parameter's name is `for`, in any case (RFC 7239 §4); no blank may stand before the `=`.
@@ -281,6 +282,7 @@ mod tests {
             (r#"x="a""b""#, false),
             (r#""a b""#, false),
             (r#"x="a"="b""#, false),
+            (r#"x=a="b""#, false),
             (r#"x=""#, false),
             (r#"x=\"a"#, false),
             (r#"x=a\b"#, false),

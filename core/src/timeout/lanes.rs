@@ -73,23 +73,26 @@ pub struct Lanes {
     connects: Connects,
 }
 
-/// Connects that fail on one lane and not on the next longer one.
+/// Connects that fail on one lane and not on the next longer one. A far end that is down for a while looks the same once, so both are
+/// tried twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Connects {
-    /// So many in a row have failed on the lane in force.
-    Failed(u8),
-    /// Lanes with an `idle_timeout` up to this are passed over; whether that helps is not known yet.
-    Trying { above: Duration },
-    /// It does.
+    /// So many in a row have failed on the lane in force. Before that the next longer one may have worked already.
+    Failed { in_a_row: u8, is_second: bool },
+    /// Lanes with an `idle_timeout` up to this are passed over, to see whether connects work on a longer one.
+    Trying { above: Duration, is_second: bool },
+    /// They did twice, where those on the shorter one failed.
     Barred { above: Duration },
-    /// It did not: the far end can't be reached by any, and nothing is tried until it can.
+    /// They did not: the far end can't be reached by any, and nothing is tried until it can.
     Unreachable,
 }
+
+const NONE_FAILED: Connects = Connects::Failed { in_a_row: 0, is_second: false };
 
 impl Lanes {
     /// The lane that follows from the limit now.
     pub fn new(policy: &Policy, limit: Duration) -> Self {
-        let connects = Connects::Failed(0);
+        let connects = NONE_FAILED;
         Self { in_force: choose(policy, limit, Duration::ZERO).lane, longer_since: None, connects }
     }
 
@@ -101,8 +104,8 @@ impl Lanes {
     /// The lane that `limit` asks for.
     pub fn choose(&self, policy: &Policy, limit: Duration) -> Choice {
         let above = match self.connects {
-            Connects::Trying { above } | Connects::Barred { above } => above,
-            Connects::Failed(_) | Connects::Unreachable => Duration::ZERO,
+            Connects::Trying { above, .. } | Connects::Barred { above } => above,
+            Connects::Failed { .. } | Connects::Unreachable => Duration::ZERO,
         };
         choose(policy, limit, above)
     }
@@ -131,12 +134,13 @@ impl Lanes {
             return None;
         }
         match &mut self.connects {
-            Connects::Failed(failed) => {
-                *failed = failed.saturating_add(1);
-                if *failed < CONNECTS {
+            Connects::Failed { in_a_row, is_second } => {
+                *in_a_row = in_a_row.saturating_add(1);
+                if *in_a_row < CONNECTS {
                     return None;
                 }
-                self.connects = Connects::Trying { above: policy.idle_timeout_of(lane) };
+                let is_second = *is_second;
+                self.connects = Connects::Trying { above: policy.idle_timeout_of(lane), is_second };
                 Some(lane)
             }
             Connects::Trying { .. } => {
@@ -152,17 +156,14 @@ impl Lanes {
         if lane != self.in_force {
             return false;
         }
-        match self.connects {
-            Connects::Trying { above } => {
-                self.connects = Connects::Barred { above };
-                true
-            }
-            Connects::Failed(_) | Connects::Unreachable => {
-                self.connects = Connects::Failed(0);
-                false
-            }
-            Connects::Barred { .. } => false,
-        }
+        let (connects, is_known) = match self.connects {
+            Connects::Trying { is_second: false, .. } => (Connects::Failed { in_a_row: 0, is_second: true }, false),
+            Connects::Trying { above, is_second: true } => (Connects::Barred { above }, true),
+            Connects::Failed { .. } | Connects::Unreachable => (NONE_FAILED, false),
+            barred @ Connects::Barred { .. } => (barred, false),
+        };
+        self.connects = connects;
+        is_known
     }
 }
 
@@ -243,18 +244,42 @@ mod tests {
     }
 
     #[test]
-    fn connects_that_fail_on_one_lane_alone_lead_to_the_next_longer() {
+    fn connects_that_fail_twice_on_one_lane_alone_lead_to_the_next_longer() {
         let policy = policy();
-        let mut lanes = Lanes::new(&policy, Duration::from_millis(900));
+        let limit = Duration::from_millis(900);
+        let mut lanes = Lanes::new(&policy, limit);
         let c = lanes.in_force();
-        assert_eq!(lanes.on_connect_failed(&policy, c), None);
-        assert_eq!(lanes.on_connect_failed(&policy, c), None);
-        assert_eq!(lanes.on_connect_failed(&policy, c), Some(c));
-        assert!(lanes.follow(&policy, Duration::from_millis(900), at(1)));
-        let b = lanes.in_force();
-        assert_eq!(policy.cluster_of(b), "b");
-        assert!(lanes.on_connected(b));
-        assert!(!lanes.follow(&policy, Duration::from_millis(900), at(2)), "for good");
+        for round in 0..2 {
+            assert_eq!(lanes.on_connect_failed(&policy, c), None);
+            assert_eq!(lanes.on_connect_failed(&policy, c), None);
+            assert_eq!(lanes.on_connect_failed(&policy, c), Some(c));
+            assert!(lanes.follow(&policy, limit, at(1)));
+            let b = lanes.in_force();
+            assert_eq!(policy.cluster_of(b), "b");
+            assert_eq!(lanes.on_connected(b), round == 1);
+            assert_eq!(
+                lanes.follow(&policy, limit, at(2)),
+                round == 0,
+                "back to see whether they still fail, then for good"
+            );
+        }
+    }
+
+    #[test]
+    fn a_far_end_that_was_down_for_a_while_changes_nothing() {
+        let policy = policy();
+        let limit = Duration::from_millis(900);
+        let mut lanes = Lanes::new(&policy, limit);
+        let c = lanes.in_force();
+        for _ in 0..3 {
+            lanes.on_connect_failed(&policy, c);
+        }
+        lanes.follow(&policy, limit, at(1));
+        assert!(!lanes.on_connected(lanes.in_force()), "up again");
+        assert!(lanes.follow(&policy, limit, at(1)));
+        assert_eq!(lanes.in_force(), c);
+        assert!(!lanes.on_connected(c));
+        assert_eq!(lanes.connects, NONE_FAILED);
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl Run {
         let mut seen = Vec::new();
         for handle in handles {
             if let Ok(connection) = handle.await {
-                seen.push(connection);
+                seen.push(connection.settled());
             }
         }
         seen.sort();

@@ -81,7 +81,7 @@ impl Middle {
         done.sort_by_key(|(at, _)| *at);
         let mut clients = Vec::new();
         for (_, client) in done {
-            clients.push(client.record().await);
+            clients.push(client.record().await.settled());
         }
         self.settled().await?;
         let far_end = run.record().await;

@@ -182,7 +182,9 @@ impl Combination {
         if far_end == Http2 && self.interim == 100 {
             self.interim = 0; // only to those who ask
         }
-        if self.setup != Setup::Retries {
+        // A first attempt that fails waits for the whole request, which does not come.
+        let is_cut = self.early || (self.who != Who::Nobody && self.point == Point::InRequest);
+        if self.setup != Setup::Retries || is_cut {
             self.failed_attempts = 0;
         }
         // Streams beside each other share or open connections as it happens; one after the other they are as on HTTP/1.1.

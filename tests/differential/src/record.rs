@@ -107,6 +107,19 @@ impl Message {
     }
 }
 
+impl Connection {
+    /// How much had come when this side gave up is chance.
+    #[must_use]
+    pub fn settled(mut self) -> Self {
+        if self.end == End::Ours {
+            for message in self.messages.iter_mut().filter(|message| message.end == MessageEnd::Unfinished) {
+                (message.length, message.hash) = (0, 0);
+            }
+        }
+        self
+    }
+}
+
 impl Observation {
     /// As if the far end had never seen these headers.
     pub fn without(&mut self, names: &[&str]) {

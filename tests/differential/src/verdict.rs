@@ -3,7 +3,12 @@
 //! A case that gives the same beside plain at once is done. Where it differs both are run again, interleaved, until it is clear
 //! whether plain Envoy does the same now and then (races there are in it, too), or never does.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use tokio::task::JoinSet;
@@ -16,6 +21,9 @@ use crate::{
 
 /// How often both are run in all before each look.
 const LOOKS: [usize; 4] = [1, 8, 30, 90];
+
+/// A case that takes longer than this in all is not run more often than it takes to be sure of what happens each time.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A difference counts if chance alone would give it less often than this.
 const CHANCE: f64 = 0.000_1;
@@ -68,7 +76,11 @@ pub async fn judge(case: &Case, middles: &[Arc<Middle>]) -> Result<(Vec<Worse>, 
     let mut tallies: Vec<Tally> = middles.iter().map(|_| Tally::default()).collect();
     let mut worse = Vec::new();
     let mut open: Vec<usize> = (1..middles.len()).collect();
+    let began = Instant::now();
     for (look_at, runs) in LOOKS.into_iter().enumerate() {
+        if look_at > 1 && began.elapsed() > PATIENCE {
+            break;
+        }
         while tallies[0].runs < runs {
             let mut running = JoinSet::new();
             for at in std::iter::once(0).chain(open.iter().copied()) {

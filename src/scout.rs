@@ -144,7 +144,8 @@ impl ScoutRoot {
             host::report(error);
             false
         });
-        match (is_held, self.turn.borrow().is_some()) {
+        let has_turn = self.turn.borrow().is_some(); // let go of it before the turn ends
+        match (is_held, has_turn) {
             (true, false) => {}
             (false, true) => {
                 self.end_turn();

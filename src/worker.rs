@@ -275,7 +275,7 @@ fn look(of: Configured, name: &str, now: Timestamp) {
         let Some(hold) = knowledge.hold() else { return };
         if !is_looking {
             is_ours = knowledge.claim_look(until, now);
-        } else if hold.looking_until.since(now) < LOOK_LEASE / 2 {
+        } else if hold.looking_until.since(now).saturating_mul(2) < LOOK_LEASE {
             knowledge.keep_look(until);
         }
     });
@@ -466,6 +466,9 @@ impl FailureLog {
     }
 }
 
+/// What counters have grown by.
+type Counts = Vec<(host::MetricId, u32)>;
+
 /// What was counted since Envoy was last told, and the ids by which it is.
 struct Metrics {
     ids: Vec<Option<host::MetricId>>,
@@ -536,7 +539,8 @@ impl Metrics {
         changed
     }
 
-    fn take(&mut self) -> (Vec<(host::MetricId, u32)>, Option<(host::MetricId, Vec<u64>)>) {
+    /// Counters, and the values of the histogram.
+    fn take(&mut self) -> (Counts, Option<(host::MetricId, Vec<u64>)>) {
         self.seen = 0;
         let counts = std::mem::take(&mut self.counts);
         let counted = DestinationMetric::ALL.iter().zip(counts).filter(|(_, count)| *count > 0);

@@ -5,6 +5,7 @@
 //! V8 compiles what runs often, and then counting is switched on for 400 requests. What Envoy does for itself in as much time
 //! (timers come as often as ever while valgrind makes everything slow) is subtracted. What the kernel does is not counted.
 
+use std::cmp::Ordering;
 use std::{
     collections::BTreeMap,
     fs,
@@ -149,7 +150,16 @@ fn grown(costs: &[Cost], baseline: &[Cost]) -> Vec<String> {
         format!("{}: {:.3} of plain Envoy, committed {:.3}", cost.variant.label(), cost.of_plain, before(cost))
     };
     // A variant that has no committed figure is one that grew from nothing.
-    costs.iter().filter(|cost| !(cost.of_plain <= before(cost) * (1.0 + TOLERANCE))).map(text).collect()
+    costs
+        .iter()
+        .filter(|cost| {
+            !matches!(
+                cost.of_plain.partial_cmp(&(before(cost) * (1.0 + TOLERANCE))),
+                Some(Ordering::Less | Ordering::Equal)
+            )
+        })
+        .map(text)
+        .collect()
 }
 
 /// Thousand instructions a request.

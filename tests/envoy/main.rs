@@ -9,7 +9,6 @@ mod far_end;
 mod lanes;
 mod next_hop;
 mod no_stale_reuse;
-mod raw;
 #[path = "../../core/tests/reference/mod.rs"]
 mod reference;
 mod request;
@@ -21,14 +20,10 @@ use std::time::Duration;
 
 use idleguard_harness::envoy::{Config, Envoy, Options};
 use idleguard_harness::project;
-use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::{RwLock, RwLockReadGuard};
 
 /// Tests that need the whole machine run alone: with two cores, one's load is another's stall.
 static MACHINE: RwLock<()> = RwLock::const_new(());
-
-async fn alone() -> RwLockWriteGuard<'static, ()> {
-    MACHINE.write().await
-}
 
 async fn beside_others() -> RwLockReadGuard<'static, ()> {
     MACHINE.read().await
@@ -45,17 +40,6 @@ fn project_config() -> Option<Config> {
 async fn start(config: &Config, workers: u32) -> Envoy {
     let options = Options { concurrency: workers, ..Options::default() };
     Envoy::start(config, options).await.expect("a running Envoy")
-}
-
-/// Whether this Envoy is older than the one that first had `what`. The tests show that it lacks it, and the compatibility
-/// table says so (`tests/matrix.py` reads this line).
-async fn lacks(envoy: &Envoy, since: (u32, u32), what: &str) -> bool {
-    let (major, minor, _) = envoy.version().await.expect("a version");
-    let is_lacking = (major, minor) < since;
-    if is_lacking {
-        println!("this Envoy lacks: {what}");
-    }
-    is_lacking
 }
 
 /// A metric of the destination `payments`.

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -308,6 +309,12 @@ func TestOrdersUnderTraffic(t *testing.T) {
 	load := kit.Plain(address, domain)
 	for _, order := range [][3]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}} {
 		name := groups[order[0]][0] + ", " + groups[order[1]][0] + ", " + groups[order[2]][0]
+		// Envoy Gateway sends the routes to new clusters before Envoy has taken the clusters in. Where the filter is there first, it
+		// sends requests there at once: the order that deploy/ warns of.
+		load.Tolerated = nil
+		if slices.Index(order[:], 2) < slices.Index(order[:], 1) {
+			load.Tolerated = []string{"503 "}
+		}
 		load.Under(t, "apply "+name, func(t *testing.T) {
 			for _, group := range order {
 				set(group, true)
@@ -315,6 +322,11 @@ func TestOrdersUnderTraffic(t *testing.T) {
 			g.WaitForLane(t, "external-api", 4*time.Second, 60*time.Second)
 			time.Sleep(settled)
 		})
+		// So does a cluster that goes while the filter sends requests there.
+		load.Tolerated = nil
+		if slices.Index(order[:], 1) < slices.Index(order[:], 2) {
+			load.Tolerated = []string{"503 ", "503 no healthy upstream"}
+		}
 		load.Under(t, "remove "+name, func(*testing.T) {
 			for _, group := range order {
 				set(group, false)

@@ -141,8 +141,6 @@ fn whichever_call_fails_traffic_goes_on_and_one_warning_names_it() {
         "proxy_set_property",
         "proxy_call_foreign_function",
         "proxy_get_buffer_bytes",
-        "proxy_set_effective_context",
-        "proxy_close_stream",
         "proxy_set_tick_period_milliseconds",
         "proxy_define_metric",
         "proxy_increment_metric",

@@ -178,7 +178,7 @@ fn read_margin(value: &Value, lb_idle_timeout: LbIdleTimeout) -> Option<Margin> 
         let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
         let digits =
             |text: &str, most| (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
-        if !digits(whole, 2) || !digits(fraction, 3) {
+        if !digits(whole, 3) || !digits(fraction, 3) {
             return None;
         }
         let thousandths: u32 = format!("{whole}{fraction:0<3}").parse().ok()?;

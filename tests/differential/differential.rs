@@ -26,7 +26,7 @@ async fn no_case_and_no_random_combination_is_worse_than_plain() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_event_costs_more_than_with_plain() {
-    let rows = events::run(events::all(), 8).await.expect("a run");
+    let rows = events::run(events::all(), 3).await.expect("a run");
     let worse: Vec<Worse> = rows.iter().flat_map(events::Row::worse).collect();
     none(&worse);
 }

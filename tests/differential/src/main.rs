@@ -46,7 +46,7 @@ async fn main() -> Result<()> {
     }
     run.extend(random::cases(arguments.seed, arguments.random.unwrap_or(0)));
     let mut outcome = suite::run(run, arguments.verbose).await?;
-    let rows = events::run(happening, 8).await?;
+    let rows = events::run(happening, 3).await?;
     for row in &rows {
         println!("{}: {}", row.name, suite::figures(row));
         outcome.ran += 1;

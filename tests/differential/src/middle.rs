@@ -122,7 +122,18 @@ impl Middle {
 /// Starts Envoy with one worker, and waits until the lane that the subject stands for is in force.
 pub async fn start(config: &Config, subject: Subject) -> Result<Envoy> {
     let options = Options { start_within: Duration::from_secs(90), ..Options::default() };
-    let envoy = Envoy::start(config, options).await?;
+    let mut attempts = 0;
+    let envoy = loop {
+        attempts += 1;
+        match Envoy::start(config, options.clone()).await {
+            Ok(envoy) => break envoy,
+            // Each file that Envoy watches takes one of the 128 inotify instances that a user has: others' end, too.
+            Err(error) if attempts < 30 && format!("{error:#}").contains("inotify_fd_") => {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            }
+            Err(error) => return Err(error),
+        }
+    };
     if subject != Subject::Plain {
         let name = "wasmcustom.idleguard.destination.payments.lane_idle_timeout_ms";
         envoy

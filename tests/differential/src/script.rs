@@ -78,6 +78,11 @@ pub enum Do {
 }
 
 impl Do {
+    /// Whether it only sends bytes.
+    pub(crate) fn sends(&self) -> bool {
+        matches!(self, Self::Head(_) | Self::Data(_) | Self::Trailers(_) | Self::End | Self::Raw(_))
+    }
+
     /// A request.
     pub fn request(method: &'static str, framing: Framing) -> Self {
         Self::Head(Head { start: method.into(), headers: Vec::new(), framing })

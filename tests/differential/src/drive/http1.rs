@@ -71,22 +71,27 @@ impl Http1 {
 
     /// Takes the steps; `path` is a client's.
     pub(crate) async fn run(&mut self, steps: &[Do], path: &str, signals: &Signals) {
+        // What follows without a pause is one write: how it would be cut up otherwise is chance.
+        let mut out = BytesMut::new();
         for step in steps {
+            if !out.is_empty() && !step.sends() {
+                self.wire.send(out.split().freeze()).await;
+            }
             match step {
                 Do::Head(head) => {
                     let bytes = self.head(head, path);
-                    self.wire.send(bytes).await;
+                    out.extend_from_slice(&bytes);
                 }
                 Do::Data(length) => {
                     let data = pattern(self.sent, *length);
                     self.sent += length;
                     let data = if self.chunked { chunk(&data) } else { data };
-                    self.wire.send(data).await;
+                    out.extend_from_slice(&data);
                 }
-                Do::End if self.chunked => self.wire.send(Bytes::from_static(b"0\r\n\r\n")).await,
+                Do::End if self.chunked => out.extend_from_slice(b"0\r\n\r\n"),
                 Do::Trailers(trailers) => {
                     let lines: String = trailers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-                    self.wire.send(format!("0\r\n{lines}\r\n").into()).await;
+                    out.extend_from_slice(format!("0\r\n{lines}\r\n").as_bytes());
                 }
                 Do::Raw(bytes) => {
                     if self.side == Side::Client {
@@ -95,7 +100,7 @@ impl Http1 {
                             self.methods.push(String::from_utf8_lossy(first).into_owned());
                         }
                     }
-                    self.wire.send(bytes.clone()).await;
+                    out.extend_from_slice(bytes);
                 }
                 Do::ExpectHead => drop(self.read_head().await),
                 Do::ExpectData(length) => {
@@ -118,6 +123,7 @@ impl Http1 {
                 Do::End | Do::ResetStream(_) | Do::GoAway | Do::GoAwayNow | Do::Ping | Do::ExpectReset => {}
             }
         }
+        self.wire.send(out.freeze()).await;
     }
 
     /// Until the other side says so, or it can't any more: a client has an answer, or the connection has ended.

@@ -478,7 +478,8 @@ async fn the_lane_follows_what_the_scout_found() {
         assert!(Instant::now() < end, "{}", lines(&envoy));
         tokio::time::sleep(ms(50)).await;
     }
-    assert!((1_780..1_850).contains(&metric(&envoy, "idle_limit_ms").await), "{}", lines(&envoy));
+    // A tenth below what was found, which is within 5 %.
+    assert!((1_710..=1_890).contains(&metric(&envoy, "idle_limit_ms").await), "{}", lines(&envoy));
 }
 
 /// Once it has had its time, nobody meets a connection that the far end has forgotten: busy and quiet, for as long.

@@ -3,8 +3,16 @@
 use std::net::IpAddr;
 
 use super::address::{parse_address, push_address};
-use super::{Form, Peer};
+use super::peer::Peer;
 use crate::header_map::Few;
+
+/// What a header holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    XForwardedFor,
+    Forwarded,
+    Address,
+}
 
 /// The verified addresses, the peer's first, if it has one; the client's is the last.
 #[derive(Clone, Debug, PartialEq, Eq)]

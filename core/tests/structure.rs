@@ -26,7 +26,7 @@ fn sources(folder: &Path, module: &str, found: &mut BTreeMap<String, String>) {
             sources(&path, &inner, found);
         } else if name != "tests" && name != "lib" {
             let text = std::fs::read_to_string(&path).unwrap();
-            let code = text.split("\nmod tests").next().unwrap();
+            let code = text.split("mod tests").next().unwrap();
             let code = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>();
             found.insert(inner, code.join("\n"));
         }

@@ -75,8 +75,6 @@ pub struct Resolution<'a> {
     pub rejected: bool,
     /// The client's address, for the property `idleguard.client_ip`.
     pub client: Option<IpAddr>,
-    /// What has to be kept beside the client and the peer for [`ClientIp::repeat`], if anything.
-    pub kept: Option<Vec<u8>>,
     /// What the headers still lack, as few calls as possible. The order counts.
     pub edits: Vec<Edit<'a>>,
 }
@@ -170,14 +168,12 @@ impl ClientIp {
         };
         match fallback {
             Fallback::Reject => {
-                return Resolution { outcome, rejected: true, client: None, kept: None, edits: Vec::new() };
+                return Resolution { outcome, rejected: true, client: None, edits: Vec::new() };
             }
             Fallback::Omit => chain.0.clear(),
             Fallback::Peer => {}
         }
-        let is_told = chain.client().is_some_and(|client| Chain::between(peer, client) == chain);
-        let kept = (!is_told).then(|| chain.value(Form::XForwardedFor));
-        Resolution { kept, ..self.written(outcome, &chain, headers, &lines) }
+        self.written(outcome, &chain, headers, &lines)
     }
 
     /// Whether a request with these headers might have passed the rules before, as it does when Envoy redirects it internally or
@@ -188,15 +184,13 @@ impl ClientIp {
             || self.names.might_be_written(headers)
     }
 
-    /// The same answer once more, for a request that passes the rules again: its headers are our own by now. `kept` is
-    /// what [`resolve`](Self::resolve) gave to keep.
-    pub fn repeat<'a>(&'a self, kept: &[u8], headers: &[Line<'a>]) -> Resolution<'a> {
-        self.written(Outcome::Rewritten, &Chain::parse(kept), headers, &self.names.lines(headers))
-    }
-
-    /// The same, if nothing but the client had to be kept.
-    pub fn repeat_client<'a>(&'a self, peer: Peer, client: IpAddr, headers: &[Line<'a>]) -> Resolution<'a> {
-        self.written(Outcome::Rewritten, &Chain::between(peer, client), headers, &self.names.lines(headers))
+    /// The same answer once more, for a request that passes the rules again: its headers are our own by now, and `client` is the
+    /// one of the first pass, if it found one.
+    pub fn repeat<'a>(&'a self, peer: Peer, client: Option<IpAddr>, headers: &[Line<'a>]) -> Resolution<'a> {
+        let lines = self.names.lines(headers);
+        let chain = client
+            .map(|client| self.names.chain_in(&lines, peer, client).unwrap_or_else(|| Chain::between(peer, client)));
+        self.written(Outcome::Rewritten, &chain.unwrap_or_default(), headers, &lines)
     }
 
     /// What has to be removed from a request's trailers.
@@ -214,7 +208,7 @@ impl ClientIp {
         let client = chain.client();
         let mut edits = self.names.edits(lines, client.map(|_| chain));
         self.names.clean_connection(headers, &mut edits);
-        Resolution { outcome, rejected: false, client, kept: None, edits }
+        Resolution { outcome, rejected: false, client, edits }
     }
 
     /// What a source says: whether it names the client, in which case the chain ends with him, or is malformed, in which case
@@ -396,7 +390,7 @@ mod tests {
             ([("x-forwarded-for", "x"), ("x_real_ip", "y")].as_slice(), Outcome::Invalid),
             (&[("x_real_ip", "y")], Outcome::Missing),
         ] {
-            let rejected = Resolution { outcome, rejected: true, client: None, kept: None, edits: vec![] };
+            let rejected = Resolution { outcome, rejected: true, client: None, edits: vec![] };
             assert_eq!(resolve(&config, "10.0.0.1:1", headers), rejected);
         }
     }

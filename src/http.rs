@@ -291,7 +291,7 @@ impl Request {
             State::Unsent | State::On(_) => None,
         };
         let now = host::now();
-        with_worker(|worker| {
+        let unclear = with_worker(|worker| {
             match self.state {
                 State::On(id) => worker.watch.ended(id, now),
                 State::Waiting(waiting) => {
@@ -300,10 +300,13 @@ impl Request {
                 }
                 State::Unsent => {}
             }
-            if let Some((id, _)) = looks {
-                worker.on_look_ended(id, now);
-            }
+            looks.filter(|(of, _)| worker.on_look_ended(*of, now))
         });
+        if let Some((of, _)) = unclear.flatten()
+            && property(CODE_DETAILS).is_none_or(|details| details != b"via_upstream")
+        {
+            worker::on_look_failed(of, now);
+        }
     }
 }
 

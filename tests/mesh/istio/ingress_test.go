@@ -130,5 +130,8 @@ func TestBrokenManifestsAreFound(t *testing.T) {
 		{Name: "a misspelt lane in a route", From: "        subset: idle-900ms\n", To: "        subset: idle-900s\n"},
 		{Name: "a misspelt lane in the plugin", From: "          outbound|80|idle-900ms|", To: "          outbound|80|idle-900s|"},
 		{Name: "no skip_xff_append", From: "          skip_xff_append: true\n", To: "          skip_xff_append: false\n"},
-	}, m.apply, settled)
+	}, func(manifests string) {
+		m.apply(manifests)
+		m.settle(proxy)
+	})
 }

@@ -101,6 +101,9 @@ func (s Setup) seen(t testing.TB) []string {
 	return wrong
 }
 
+// applied is a moment for Envoy to compile a plugin anew, and for workers to hear of it.
+const applied = 3 * time.Second
+
 // Break is a mistake in the manifests.
 type Break struct {
 	Name string
@@ -108,13 +111,13 @@ type Break struct {
 	From, To string
 }
 
-// Finds holds that each mistake is seen. `apply` applies manifests; `settled` is waited for after each.
-func (s Setup) Finds(t *testing.T, manifests string, breaks []Break, apply func(string), settled time.Duration) {
+// Finds holds that each mistake is seen. `apply` applies manifests, and returns when Envoy has them.
+func (s Setup) Finds(t *testing.T, manifests string, breaks []Break, apply func(string)) {
 	t.Helper()
 	for _, b := range breaks {
 		t.Run(b.Name, func(t *testing.T) {
 			apply(Replaced(t, manifests, b.From, b.To))
-			time.Sleep(settled)
+			time.Sleep(applied)
 			wrong := s.Wrong(t)
 			if len(wrong) == 0 {
 				t.Errorf("%q for %q is not found", b.To, b.From)
@@ -123,7 +126,7 @@ func (s Setup) Finds(t *testing.T, manifests string, breaks []Break, apply func(
 				t.Logf("found, of %d: %.300s", len(wrong), found)
 			}
 			apply(manifests)
-			time.Sleep(settled)
+			time.Sleep(applied)
 		})
 	}
 	t.Run("as they are", func(t *testing.T) {

@@ -3,7 +3,8 @@
 //! Timeouts are short here, so that the tests are; the ignored ones are the same with those of the promise.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use idleguard_harness::envoy::{Config, Envoy};
@@ -480,6 +481,48 @@ async fn the_lane_follows_what_the_scout_found() {
     }
     // A tenth below what was found, which is within 5 %.
     assert!((1_710..=1_890).contains(&metric(&envoy, "idle_limit_ms").await), "{}", lines(&envoy));
+}
+
+/// Answers every request with a body, `HEAD` too, and closes connections at this idle age, with a 408 before.
+fn careless_far_end(timeout: Duration) -> SocketAddr {
+    fn serve(mut stream: TcpStream, timeout: Duration) -> std::io::Result<()> {
+        stream.set_read_timeout(Some(timeout))?;
+        let mut request = Vec::new();
+        loop {
+            let mut piece = [0; 4096];
+            match stream.read(&mut piece) {
+                Ok(0) => return Ok(()),
+                Ok(size) => request.extend_from_slice(&piece[..size]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    return stream.write_all(b"HTTP/1.0 408 Request Time-out\r\nConnection: close\r\n\r\n");
+                }
+                Err(error) => return Err(error),
+            }
+            if request.ends_with(b"\r\n\r\n") {
+                request.clear();
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")?;
+            }
+        }
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || serve(stream, timeout));
+        }
+    });
+    address
+}
+
+/// Envoy closes a connection on which an answer to `HEAD` has a body: nothing could be measured on it.
+#[tokio::test]
+async fn a_far_end_that_answers_head_with_a_body_is_measured_all_the_same() {
+    let timeout = ms(1_000);
+    let Some(config) = scout_alone(careless_far_end(timeout)) else { return };
+    let envoy = start(&config, 2).await;
+    when(&envoy, 3 * timeout + SLACK, |stats| value(stats, "lb_idle_timeout_ms") > 0).await;
+    let found = scout(&envoy, "lb_idle_timeout_ms").await;
+    assert!(is_near(found, timeout), "{found}");
 }
 
 /// Once it has had its time, nobody meets a connection that the far end has forgotten: busy and quiet, for as long.

@@ -316,7 +316,7 @@ impl Connection {
         self.root.with_scout(|scout| scout.on_opened(context, now));
     }
 
-    pub(crate) fn on_downstream_data(&mut self, context: u32, size: usize) {
+    pub(crate) fn on_downstream_data(&mut self, context: u32, size: usize, end: bool) {
         let now = host::now();
         let bytes = host::buffer(BufferType::DownstreamData, 0, size).map_err(host::report).unwrap_or_default();
         if self.host.is_empty() {
@@ -324,6 +324,10 @@ impl Connection {
         }
         if self.wire.on_sent(&bytes) {
             self.root.with_scout(|scout| scout.on_asked(context, &self.host, now));
+        }
+        if end {
+            // Envoy's pool ends it. Until 1.39 the far end's FIN that answers comes before the close, and must not look like the cause.
+            self.root.with_scout(|scout| scout.on_closed(context, By::Pool, now));
         }
     }
 

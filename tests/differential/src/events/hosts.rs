@@ -360,6 +360,8 @@ async fn pinged(subject: Subject) -> Result<Vec<Figure>> {
     let failed = u64::from(ask(envoy.ingress(), &mut None).await != 200);
     let (by_far_end, bytes) = timeout(Duration::from_secs(30), far_end).await.context("nobody closes")???;
     ensure!(bytes >= 2 * PING, "{bytes} bytes came on the idle connection: no PINGs");
+    // Plain can't know; a lane is there for it.
+    ensure!(subject != Subject::Lane || !by_far_end, "the far end closed first, after {bytes} bytes");
     Ok(vec![figure("closed by the far end first", by_far_end.into()), figure("failed requests", failed)])
 }
 

@@ -171,13 +171,13 @@ const JDK: &[Row] = &[
 ];
 
 const OKHTTP: &[Row] = &[
-    row(
-        "ConnectionPool keepAliveDuration (5 min)",
-        "lb_idle_timeout, margin",
-        "the far end's timeout, or \"learn\"",
-    ),
+    row("ConnectionPool keepAliveDuration (5 min)", "lb_idle_timeout, margin", "the far end's timeout, or \"learn\""),
     row("ConnectionPool maxIdleConnections (5)", "-", "Envoy keeps all, until the limit"),
-    row("Dispatcher maxRequestsPerHost (5)", "circuit_breakers: max_requests", "Envoy, on the cluster; 1024 by default"),
+    row(
+        "Dispatcher maxRequestsPerHost (5)",
+        "circuit_breakers: max_requests",
+        "Envoy, on the cluster; 1024 by default",
+    ),
     row("- (no lifetime)", "cluster: max_connection_duration", "OkHttp has none"),
     row(
         "retryOnConnectionFailure (true)",
@@ -217,7 +217,8 @@ impl Library {
     /// The libraries that say something like this when a connection is stale, in any case of letters.
     pub fn that_say(text: &str) -> Vec<Self> {
         let text = text.to_lowercase();
-        let says = |library: &&Self| library.explanation().errors.iter().any(|part| text.contains(&part.to_lowercase()));
+        let says =
+            |library: &&Self| library.explanation().errors.iter().any(|part| text.contains(&part.to_lowercase()));
         Self::value_variants().iter().filter(says).copied().collect()
     }
 

@@ -377,7 +377,12 @@ fn explain(library: Option<Library>, error: Option<&str>) -> Result<ExitCode> {
             [] => writeln!(out, "A stale connection does not show: the request is sent again\n")?,
             errors => writeln!(out, "A stale connection shows as: {}\n", errors.join("; "))?,
         }
-        writeln!(out, "{}\nIn the application, whose pool leads to Envoy now: {}", explanation.table(), explanation.then)?;
+        writeln!(
+            out,
+            "{}\nIn the application, whose pool leads to Envoy now: {}",
+            explanation.table(),
+            explanation.then
+        )?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -217,16 +217,7 @@ func (g *Gateway) apply(resources string) {
 	if g.Process == nil {
 		return
 	}
-	kit.Eventually(g.t, 60*time.Second, func() string {
-		routes, err := g.Get("/config_dump?resource=dynamic_route_configs")
-		if err != nil {
-			return err.Error()
-		}
-		if !strings.Contains(routes, name) {
-			return "Envoy does not have what was applied"
-		}
-		return ""
-	})
+	g.Applied(g.t, name)
 }
 
 func (g *Gateway) write(resources string) {

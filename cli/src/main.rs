@@ -47,10 +47,16 @@ enum Command {
     /// Print the JSON Schema of the plugin configuration
     Schema,
     /// Explain idleguard's options to those who know a client library's
-    #[command(after_help = "Example:\n  idleguard explain reactor-netty")]
+    #[command(after_help = "Examples:
+  idleguard explain reactor-netty
+  idleguard explain --error 'NoHttpResponseException: api.example.com:443 failed to respond'")]
     Explain {
         /// The library
-        library: Library,
+        #[arg(required_unless_present = "error")]
+        library: Option<Library>,
+        /// An error's text, instead: of the libraries that say so when a connection is stale
+        #[arg(long, value_name = "TEXT", conflicts_with = "library")]
+        error: Option<String>,
     },
     /// Print a shell's completions
     #[command(after_help = "Examples:
@@ -165,7 +171,7 @@ fn main() -> ExitCode {
         Command::Scout(arguments) => scout::run(arguments),
         Command::Recommend(arguments) => recommend::run(&arguments),
         Command::Schema => print_schema(),
-        Command::Explain { library } => explain(library),
+        Command::Explain { library, error } => explain(library, error.as_deref()),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "idleguard", &mut io::stdout());
             Ok(ExitCode::SUCCESS)
@@ -362,11 +368,25 @@ fn print_schema() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn explain(library: Library) -> Result<ExitCode> {
-    let explanation = library.explanation();
+fn explain(library: Option<Library>, error: Option<&str>) -> Result<ExitCode> {
+    let said = error.map(Library::that_say).unwrap_or_default();
+    if let (Some(text), true) = (error, said.is_empty()) {
+        bail!("no library here says {text:?} when a connection is stale; docs/clients.md has what was seen");
+    }
     let mut out = anstream::stdout().lock();
-    writeln!(out, "{BOLD}{}{BOLD:#}\n{}\n", explanation.title, explanation.source)?;
-    writeln!(out, "A stale connection shows as: {}\n\n{}", explanation.error, explanation.table())?;
-    writeln!(out, "In the application, whose pool leads to Envoy now: {}", explanation.then)?;
+    for library in library.into_iter().chain(said) {
+        let explanation = library.explanation();
+        writeln!(out, "{BOLD}{}{BOLD:#}\n{}\n", explanation.title, explanation.source)?;
+        match explanation.errors {
+            [] => writeln!(out, "A stale connection does not show: the request is sent again\n")?,
+            errors => writeln!(out, "A stale connection shows as: {}\n", errors.join("; "))?,
+        }
+        writeln!(
+            out,
+            "{}\nIn the application, whose pool leads to Envoy now: {}",
+            explanation.table(),
+            explanation.then
+        )?;
+    }
     Ok(ExitCode::SUCCESS)
 }

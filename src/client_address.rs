@@ -15,8 +15,8 @@ use crate::host::{self, LifeSpan};
 /// The result, for access logs and later filters: the filter state `wasm.idleguard.client_ip`.
 const CLIENT_IP: &[u8] = b"idleguard.client_ip";
 
-/// What has to be known beside it, should the request pass the filters again.
-const KEPT: &[u8] = b"idleguard.client_ip_chain";
+/// A mark: there is no client, should the request pass the filters again.
+const NO_CLIENT: &[u8] = b"idleguard.no_client_ip";
 
 /// The address that Envoy takes for the client's.
 const SOURCE_ADDRESS: &[u8] = b"source\0address";
@@ -34,7 +34,7 @@ pub(crate) struct ClientAddress {
 impl ClientAddress {
     /// To be called while the root context is being configured.
     pub(crate) fn new(rules: ClientIp) -> Self {
-        for property in [CLIENT_IP, KEPT] {
+        for property in [CLIENT_IP, NO_CLIENT] {
             host::keep_property(property, LifeSpan::Request).unwrap_or_else(host::report);
         }
         Self {
@@ -100,21 +100,22 @@ impl ClientAddress {
             };
         }
         apply(&resolution.edits, &headers)?;
-        let client = resolution.client.map(canonical);
-        let kept = [(CLIENT_IP, client.map(String::into_bytes)), (KEPT, resolution.kept)];
-        for (property, value) in kept.into_iter().filter_map(|(property, value)| Some((property, value?))) {
-            host::set_property(property, &value).unwrap_or_else(host::report);
-        }
+        let (property, value) = match resolution.client {
+            Some(client) => (CLIENT_IP, canonical(client)),
+            None => (NO_CLIENT, String::new()),
+        };
+        host::set_property(property, value.as_bytes()).unwrap_or_else(host::report);
         ControlFlow::Continue(())
     }
 
     /// What was found when the request passed the filters before. It is in the filter state, where no client can write.
     fn repeat<'a>(&'a self, headers: &[(&'a [u8], &'a [u8])]) -> Option<Resolution<'a>> {
-        if let Some(kept) = read(KEPT) {
-            return Some(self.rules.repeat(&kept, headers));
-        }
-        let client = parse_address(&read(CLIENT_IP)?)?;
-        Some(self.rules.repeat_client(self.peer(), client, headers))
+        let client = match read(CLIENT_IP) {
+            Some(client) => Some(parse_address(&client)?),
+            None if host::is_marked(NO_CLIENT).map_err(host::report).ok()? => None,
+            None => return None,
+        };
+        Some(self.rules.repeat(self.peer(), client, headers))
     }
 
     /// Removes what tells the client's address from the request's trailers. `Break` if the request was ended instead.

@@ -44,6 +44,13 @@ mod import {
             data: *mut *mut u8,
             size: *mut usize,
         ) -> u32;
+        pub(super) fn proxy_set_buffer_bytes(
+            buffer: u32,
+            start: usize,
+            size: usize,
+            data: *const u8,
+            data_size: usize,
+        ) -> u32;
         pub(super) fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
         pub(super) fn proxy_replace_header_map_value(
             map: u32,
@@ -277,6 +284,14 @@ pub(crate) fn buffer(buffer: BufferType, start: usize, max_size: usize) -> Resul
     fetch("proxy_get_buffer_bytes", |data, size| {
         // SAFETY: both out-pointers are live for the call.
         unsafe { import::proxy_get_buffer_bytes(buffer as u32, start, max_size, data, size) }
+    })
+}
+
+/// Puts `data` in the place of all `size` bytes of `buffer`. Allowed in the callback that announces the buffer.
+pub(crate) fn replace_buffer(buffer: BufferType, size: usize, data: &[u8]) -> Result<(), HostError> {
+    // SAFETY: pointer and size are those of a live slice.
+    checked("proxy_set_buffer_bytes", unsafe {
+        import::proxy_set_buffer_bytes(buffer as u32, 0, size, data.as_ptr(), data.len())
     })
 }
 

@@ -329,9 +329,15 @@ impl Connection {
             host::buffer(BufferType::UpstreamData, 0, size).map_err(host::report).unwrap_or_default()
         };
         let received = self.wire.on_received(&bytes);
+        if let Some(kept) = bytes.get(..bytes.len().saturating_sub(received.excess)).filter(|_| received.excess > 0) {
+            host::replace_buffer(BufferType::UpstreamData, size, kept).unwrap_or_else(host::report);
+        }
         self.root.with_scout(|scout| {
             if let Some(answer) = received.answer {
                 scout.on_answered(context, answer, now);
+            }
+            if received.excess > 0 {
+                scout.on_excess(context, now);
             }
             if received.is_announced {
                 scout.on_announced(context, now);

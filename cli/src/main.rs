@@ -1,5 +1,7 @@
 //! The command-line tool `idleguard`.
 
+mod command;
+
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,18 +16,20 @@ use idleguard_cli::document::Document;
 use idleguard_cli::explain::Library;
 use idleguard_cli::inject::{Request, ScoutRequest, inject, remove};
 use idleguard_cli::{kind, schema};
-use idleguard_core::time::{DURATION_FORMS, parse_duration};
 use similar::TextDiff;
+
+use self::command::{duration, recommend, scout};
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 const NOTE: Style = AnsiColor::Cyan.on_default().bold();
 const BOLD: Style = Style::new().bold();
 
-/// Puts idleguard into an Envoy bootstrap, and finds the mistakes in one
+/// Finds out a load balancer's idle timeout, puts idleguard into an Envoy bootstrap, and finds the mistakes in one
 #[derive(Parser)]
 #[command(name = "idleguard", version, propagate_version = true, arg_required_else_help = true)]
 #[command(after_help = "Examples:
+  idleguard scout https://api.example.com/healthz
   idleguard inject envoy.yaml --cluster payments --output guarded.yaml
   envoy -c guarded.yaml
   idleguard check guarded.yaml")]
@@ -38,6 +42,8 @@ struct Arguments {
 enum Command {
     Inject(InjectArguments),
     Check(CheckArguments),
+    Scout(scout::Arguments),
+    Recommend(recommend::Arguments),
     /// Print the JSON Schema of the plugin configuration
     Schema,
     /// Explain idleguard's options to those who know a client library's
@@ -147,10 +153,6 @@ enum Format {
     Json,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).filter(|duration| !duration.is_zero()).ok_or_else(|| format!("want {DURATION_FORMS}"))
-}
-
 fn version(text: &str) -> Result<(u32, u32), String> {
     let mut numbers = text.trim_start_matches('v').splitn(3, '.').map(|part| part.parse::<u32>().ok());
     match (numbers.next().flatten(), numbers.next().flatten()) {
@@ -166,6 +168,8 @@ fn main() -> ExitCode {
     let run = match Arguments::parse().command {
         Command::Inject(arguments) => run_inject(&arguments),
         Command::Check(arguments) => run_check(&arguments),
+        Command::Scout(arguments) => scout::run(arguments),
+        Command::Recommend(arguments) => recommend::run(&arguments),
         Command::Schema => print_schema(),
         Command::Explain { library, error } => explain(library, error.as_deref()),
         Command::Completions { shell } => {

@@ -32,54 +32,24 @@ mod blocks;
 mod chain;
 pub mod forwarded;
 mod names;
+mod peer;
 pub mod peers;
 mod settings;
 mod strip;
 
 use std::net::IpAddr;
 
-use self::address::{Blocks, parse_address, parse_endpoint};
-use self::chain::Chain;
+use self::address::parse_address;
+use self::blocks::Blocks;
+use self::chain::{Chain, Form};
 use self::forwarded::{forwarded, is_blank, joined, x_forwarded_for};
+pub use self::names::Edit;
 use self::names::{Line, Names, is_same_name};
+pub use self::peer::Peer;
 pub use self::strip::STRIPPED;
 
 /// The filter state that holds the true peer, unless the configuration names another one.
 pub const DEFAULT_PEER_FILTER_STATE: &str = "idleguard.peer";
-
-/// Who is on the other end of the connection that the request came by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// This address, port and zone aside.
-    Known(IpAddr),
-    /// A process of this machine, on a Unix socket. It has no address that could be written.
-    Unix,
-    /// Nobody told. Nothing is believed, and nothing is claimed.
-    Unknown,
-}
-
-impl Peer {
-    /// The peer as the listener recorded it: an address, mostly with a port; a path or an abstract name for a Unix socket, and
-    /// nothing if that has no name.
-    pub fn from_filter_state(text: &[u8]) -> Self {
-        match text {
-            [] | [b'/' | b'@', ..] => Self::Unix,
-            _ => parse_address(text).map_or(Self::Unknown, Self::Known),
-        }
-    }
-
-    /// The peer from the property `source.address`, if that is a transport address. Envoy may have put an element of
-    /// `x-forwarded-for` there, which is the client's to choose; it has port 0 then.
-    pub fn from_source_address(text: &[u8]) -> Self {
-        match text {
-            [b'/' | b'@', ..] => Self::Unix,
-            _ => match parse_endpoint(text) {
-                Some((address, Some(1..))) => Self::Known(address),
-                _ => Self::Unknown,
-            },
-        }
-    }
-}
 
 /// What became of a request; each is a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -105,28 +75,8 @@ pub struct Resolution<'a> {
     pub rejected: bool,
     /// The client's address, for the property `idleguard.client_ip`.
     pub client: Option<IpAddr>,
-    /// What has to be kept beside the client and the peer for [`ClientIp::repeat`], if anything.
-    pub kept: Option<Vec<u8>>,
     /// What the headers still lack, as few calls as possible. The order counts.
     pub edits: Vec<Edit<'a>>,
-}
-
-/// One call of the host that changes the request's headers. Names are compared without regard to case there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Edit<'a> {
-    /// Remove every occurrence. The name is as the request has it.
-    Remove {
-        /// The header's name.
-        name: &'a [u8],
-    },
-    /// Replace the only occurrence, or add the header. (Of several occurrences Envoy would rewrite the first and keep
-    /// the others; a [`Remove`](Self::Remove) comes before then.)
-    Replace {
-        /// The header's name, in lower case.
-        name: &'a str,
-        /// The header's value; what we write of an address is printable ASCII.
-        value: Vec<u8>,
-    },
 }
 
 /// The `client_ip` section of the configuration.
@@ -168,14 +118,6 @@ const MAX_PASSED: u32 = 100;
 struct Source {
     name: String,
     form: Form,
-}
-
-/// What a header holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    XForwardedFor,
-    Forwarded,
-    Address,
 }
 
 /// What to do about a trusted peer that doesn't tell who the client is.
@@ -226,14 +168,12 @@ impl ClientIp {
         };
         match fallback {
             Fallback::Reject => {
-                return Resolution { outcome, rejected: true, client: None, kept: None, edits: Vec::new() };
+                return Resolution { outcome, rejected: true, client: None, edits: Vec::new() };
             }
             Fallback::Omit => chain.0.clear(),
             Fallback::Peer => {}
         }
-        let is_told = chain.client().is_some_and(|client| Chain::between(peer, client) == chain);
-        let kept = (!is_told).then(|| chain.value(Form::XForwardedFor));
-        Resolution { kept, ..self.written(outcome, &chain, headers, &lines) }
+        self.written(outcome, &chain, headers, &lines)
     }
 
     /// Whether a request with these headers might have passed the rules before, as it does when Envoy redirects it internally or
@@ -244,15 +184,13 @@ impl ClientIp {
             || self.names.might_be_written(headers)
     }
 
-    /// The same answer once more, for a request that passes the rules again: its headers are our own by now. `kept` is
-    /// what [`resolve`](Self::resolve) gave to keep.
-    pub fn repeat<'a>(&'a self, kept: &[u8], headers: &[Line<'a>]) -> Resolution<'a> {
-        self.written(Outcome::Rewritten, &Chain::parse(kept), headers, &self.names.lines(headers))
-    }
-
-    /// The same, if nothing but the client had to be kept.
-    pub fn repeat_client<'a>(&'a self, peer: Peer, client: IpAddr, headers: &[Line<'a>]) -> Resolution<'a> {
-        self.written(Outcome::Rewritten, &Chain::between(peer, client), headers, &self.names.lines(headers))
+    /// The same answer once more, for a request that passes the rules again: its headers are our own by now, and `client` is the
+    /// one of the first pass, if it found one.
+    pub fn repeat<'a>(&'a self, peer: Peer, client: Option<IpAddr>, headers: &[Line<'a>]) -> Resolution<'a> {
+        let lines = self.names.lines(headers);
+        let chain = client
+            .map(|client| self.names.chain_in(&lines, peer, client).unwrap_or_else(|| Chain::between(peer, client)));
+        self.written(Outcome::Rewritten, &chain.unwrap_or_default(), headers, &lines)
     }
 
     /// What has to be removed from a request's trailers.
@@ -270,7 +208,7 @@ impl ClientIp {
         let client = chain.client();
         let mut edits = self.names.edits(lines, client.map(|_| chain));
         self.names.clean_connection(headers, &mut edits);
-        Resolution { outcome, rejected: false, client, kept: None, edits }
+        Resolution { outcome, rejected: false, client, edits }
     }
 
     /// What a source says: whether it names the client, in which case the chain ends with him, or is malformed, in which case
@@ -452,7 +390,7 @@ mod tests {
             ([("x-forwarded-for", "x"), ("x_real_ip", "y")].as_slice(), Outcome::Invalid),
             (&[("x_real_ip", "y")], Outcome::Missing),
         ] {
-            let rejected = Resolution { outcome, rejected: true, client: None, kept: None, edits: vec![] };
+            let rejected = Resolution { outcome, rejected: true, client: None, edits: vec![] };
             assert_eq!(resolve(&config, "10.0.0.1:1", headers), rejected);
         }
     }

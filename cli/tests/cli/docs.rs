@@ -21,7 +21,7 @@ fn every_finding_is_explained() {
 #[test]
 fn the_manual_names_every_command_and_library() {
     let text = project_file("docs/cli.md");
-    for command in ["inject", "check", "schema", "explain", "completions"] {
+    for command in ["scout", "recommend", "inject", "check", "schema", "explain", "completions"] {
         assert!(text.contains(&format!("idleguard {command}")), "{command}");
     }
     for library in Library::value_variants() {

@@ -6,7 +6,9 @@ mod command;
 mod docs;
 mod injection;
 mod mistakes;
+mod recommend;
 mod schema;
+mod scout;
 
 use std::path::{Path, PathBuf};
 

@@ -10,12 +10,12 @@ use super::address::{canonical, parse_endpoint, trim_blanks};
 
 /// A block of addresses of one family (RFC 4632, RFC 4291 §2.3): `10.0.0.0/8`, or a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cidr(IpNet);
+pub(super) struct Cidr(IpNet);
 
 impl Cidr {
     /// Reads a block or a single address; no zone, no port. Bits beyond the prefix length are ignored, and a block inside
     /// `::ffff:0:0/96` is the IPv4 block.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let text = str::from_utf8(trim_blanks(text.as_bytes())).ok()?;
         let Some((address, length)) = text.split_once('/') else {
             let (address, port) = parse_endpoint(text.as_bytes())?;
@@ -39,7 +39,7 @@ impl Cidr {
 
     /// The blocks behind a name that may stand in their place: `"private"` (RFC 1918, RFC 4193, RFC 6598, loopback,
     /// link-local) or `"loopback"`.
-    pub fn preset(name: &str) -> Option<Vec<Self>> {
+    pub(super) fn preset(name: &str) -> Option<Vec<Self>> {
         let blocks: &[&str] = match name {
             "private" => &[
                 "10.0.0.0/8",
@@ -59,17 +59,18 @@ impl Cidr {
     }
 
     /// Is the address in this block? Never, if it is of the other family.
-    pub fn contains(&self, address: IpAddr) -> bool {
+    #[cfg(test)]
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address)
     }
 
     /// Is it a block of IPv4 addresses?
-    pub fn is_v4(&self) -> bool {
+    pub(super) fn is_v4(&self) -> bool {
         matches!(self.0, IpNet::V4(_))
     }
 
     /// Does the block hold every address of its family?
-    pub fn is_everyone(&self) -> bool {
+    pub(super) fn is_everyone(&self) -> bool {
         self.0.prefix_len() == 0
     }
 }
@@ -82,7 +83,7 @@ impl fmt::Display for Cidr {
 
 /// Many blocks as one set. Asking it takes a binary search: a CDN publishes hundreds of blocks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Blocks {
+pub(super) struct Blocks {
     /// In order, apart from each other.
     v4: Vec<Ipv4Net>,
     v6: Vec<Ipv6Net>,
@@ -90,7 +91,7 @@ pub struct Blocks {
 
 impl Blocks {
     /// Is the address in one of the blocks?
-    pub fn contains(&self, address: IpAddr) -> bool {
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
         // Of blocks that lie apart, only the last one that begins at or before the address can hold it.
         match address {
             IpAddr::V4(address) => {
@@ -105,7 +106,7 @@ impl Blocks {
     }
 
     /// Is there no block at all?
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.v4.is_empty() && self.v6.is_empty()
     }
 }

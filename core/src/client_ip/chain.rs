@@ -2,12 +2,21 @@
 
 use std::net::IpAddr;
 
-use super::address::{parse_address, push_address};
-use super::{Form, Peer};
+use super::address::push_address;
+use super::forwarded::{forwarded, x_forwarded_for};
+use super::peer::Peer;
 use crate::header_map::Few;
 
+/// What a header holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    XForwardedFor,
+    Forwarded,
+    Address,
+}
+
 /// The verified addresses, the peer's first, if it has one; the client's is the last.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Chain(pub(super) Few<IpAddr>);
 
 impl Chain {
@@ -52,8 +61,18 @@ impl Chain {
         value
     }
 
-    /// Reads a [`value`](Self::value) of the form of `x-forwarded-for`; the empty one is nobody's.
-    pub(super) fn parse(text: &[u8]) -> Self {
-        Self(text.rsplit(|byte| *byte == b',').filter_map(parse_address).collect())
+    /// Reads a [`value`](Self::value) of a list. `None`: it is not one that was written for this peer and this client.
+    pub(super) fn parse(list: &[u8], form: Form, peer: Peer, client: IpAddr) -> Option<Self> {
+        let addresses = match form {
+            Form::XForwardedFor => x_forwarded_for(list).collect::<Option<Few<_>>>(),
+            Form::Forwarded => forwarded(list).collect(),
+            Form::Address => None,
+        };
+        let chain = Self(addresses?);
+        let is_from_peer = match peer {
+            Peer::Known(address) => chain.0.first() == Some(&address),
+            Peer::Unix | Peer::Unknown => true,
+        };
+        (is_from_peer && chain.client() == Some(client)).then_some(chain)
     }
 }

@@ -4,9 +4,29 @@
 //! CGI (RFC 3875 §4.1.18), PHP, WSGI and kin make `_` of each such byte, so that `X.Real~IP` is `x-real-ip` to them. What is the
 //! same name is removed; only the very name that was configured is read and written.
 
-use super::chain::Chain;
-use super::{Edit, Form};
+use std::net::IpAddr;
+
+use super::chain::{Chain, Form};
+use super::peer::Peer;
 use crate::header_map::{Few, equal};
+
+/// One call of the host that changes the request's headers. Names are compared without regard to case there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Edit<'a> {
+    /// Remove every occurrence. The name is as the request has it.
+    Remove {
+        /// The header's name.
+        name: &'a [u8],
+    },
+    /// Replace the only occurrence, or add the header. (Of several occurrences Envoy would rewrite the first and keep
+    /// the others; a [`Remove`](Self::Remove) comes before then.)
+    Replace {
+        /// The header's name, in lower case.
+        name: &'a str,
+        /// The header's value; what we write of an address is printable ASCII.
+        value: Vec<u8>,
+    },
+}
 
 /// Every name in `sources`, `set` and `strip`.
 #[derive(Clone, Debug)]
@@ -84,6 +104,15 @@ impl Names {
         self.set
             .iter()
             .all(|(name, _)| headers.iter().filter(|(own, _)| is_same_name(own, name.as_bytes())).count() == 1)
+    }
+
+    /// The chain in the lists that were written for this peer and this client, if one of them still stands.
+    pub(super) fn chain_in(&self, lines: &[Line<'_>], peer: Peer, client: IpAddr) -> Option<Chain> {
+        self.set.iter().find_map(|(name, form)| {
+            let mut own = lines.iter().filter(|(own, _)| is_same_name(own, name.as_bytes()));
+            let (_, list) = own.next().filter(|_| own.next().is_none())?;
+            Chain::parse(list, *form, peer, client)
+        })
     }
 
     /// What it takes to make the lines, all of which are under one of the names, into what is written. `None`: nothing is, all

@@ -312,6 +312,14 @@ impl Scout {
         self.conclude(now);
     }
 
+    /// What came behind an answer, though it has ended: the connection is idle since then.
+    pub fn on_excess(&mut self, id: u32, now: Timestamp) {
+        let connection = self.connections.iter_mut().find(|connection| connection.id == id);
+        if let Some(Connection { state: State::Idle { since }, .. }) = connection {
+            *since = now;
+        }
+    }
+
     /// The far end announces the end of an idle connection: 408, GOAWAY.
     pub fn on_announced(&mut self, id: u32, now: Timestamp) {
         self.on_let_go(id, Kind::Announced, now);

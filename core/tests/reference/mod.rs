@@ -442,11 +442,7 @@ pub fn filtered(config: &Value, peer: Peer, headers: &[Line]) -> Answer {
 pub fn filtered_again(config: &Value, peer: Peer, first: &Resolution<'_>, headers: &[Line]) -> Vec<Line> {
     let client_ip = client_ip(config);
     let lines: Vec<(&[u8], &[u8])> = headers.iter().map(|(name, value)| (&name[..], &value[..])).collect();
-    let second = match (&first.kept, first.client) {
-        (Some(kept), _) => client_ip.repeat(kept, &lines),
-        (None, Some(client)) => client_ip.repeat_client(peer, client, &lines),
-        (None, None) => panic!("nothing to begin with: {first:?}"),
-    };
+    let second = client_ip.repeat(peer, first.client, &lines);
     assert_eq!(second.client, first.client);
     edited(headers, &second.edits)
 }

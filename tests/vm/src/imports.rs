@@ -196,6 +196,16 @@ fn properties_and_buffers(linker: &mut Linker<Host>) -> Result<()> {
     )?;
     linker.func_wrap(
         "env",
+        "proxy_set_buffer_bytes",
+        |mut vm: Vm<'_>, _: u32, _: u32, _: u32, data: u32, size: u32| {
+            if let Some(status) = vm.data_mut().on_call("proxy_set_buffer_bytes") {
+                return Ok(status);
+            }
+            read(&mut vm, data, size).map(|_| OK)
+        },
+    )?;
+    linker.func_wrap(
+        "env",
         "proxy_get_shared_data",
         |mut vm: Vm<'_>, key: u32, length: u32, data: u32, size: u32, version: u32| {
             if let Some(status) = vm.data_mut().on_call("proxy_get_shared_data") {

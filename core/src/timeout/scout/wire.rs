@@ -2,8 +2,9 @@
 //!
 //! The scout must know to the millisecond since when a connection is idle, and what its answers say about that
 //! (`Keep-Alive` is gone when Envoy's filters see an answer, and 408 and GOAWAY never get there). It has one request in flight on a
-//! connection, without a body, for which an answer has no body either: of HTTP/1.1 the heads are enough, of HTTP/2 the headers of
-//! the frames.
+//! connection, a `HEAD`, whose answer ends with its head: of HTTP/1.1 the heads are enough, of HTTP/2 the headers of the frames.
+//!
+//! Some far ends send a body all the same. Envoy would close the connection for it, so it is kept from Envoy.
 
 use std::time::Duration;
 
@@ -21,8 +22,10 @@ pub struct Answer {
 pub struct Received {
     /// The end of an answer.
     pub answer: Option<Answer>,
-    /// The announcement of an end: bytes that nobody asked for (HTTP/1.1, where that is a 408), or GOAWAY.
+    /// The announcement of an end: an answer that nobody asked for (HTTP/1.1, where that is a 408), or GOAWAY.
     pub is_announced: bool,
+    /// So many of the bytes, the last ones, are the body of an answer that must not have one.
+    pub excess: usize,
 }
 
 /// One connection.
@@ -88,11 +91,12 @@ impl Wire {
         match self {
             Self::New => seen.is_announced = true,
             Self::Http1 { head } => match head {
-                None => seen.is_announced = true,
+                None => seen.on_unasked(bytes),
                 Some(awaited) => {
-                    seen.answer = awaited.advance(bytes);
-                    if seen.answer.is_some() {
+                    if let Some((answer, rest)) = awaited.advance(bytes) {
                         *head = None;
+                        seen.answer = Some(answer);
+                        seen.on_unasked(rest);
                     }
                 }
             },
@@ -106,6 +110,19 @@ impl Wire {
             }),
         }
         seen
+    }
+}
+
+impl Received {
+    /// Bytes behind an HTTP/1.1 answer. With less than a status line's beginning there is no telling; a body that begins so is none.
+    fn on_unasked(&mut self, bytes: &[u8]) {
+        const STATUS_LINE: &[u8] = b"HTTP/";
+        if bytes.is_empty() {
+        } else if bytes.starts_with(STATUS_LINE) || STATUS_LINE.starts_with(bytes) {
+            self.is_announced = true;
+        } else {
+            self.excess = bytes.len();
+        }
     }
 }
 
@@ -127,8 +144,10 @@ enum Status {
 }
 
 impl Head {
-    fn advance(&mut self, bytes: &[u8]) -> Option<Answer> {
-        for byte in bytes {
+    /// The answer, once its head has ended, and what comes behind it.
+    fn advance<'a>(&mut self, mut bytes: &'a [u8]) -> Option<(Answer, &'a [u8])> {
+        while let Some((byte, rest)) = bytes.split_first() {
+            bytes = rest;
             if *byte != b'\n' {
                 if self.line.len() < LONGEST_LINE {
                     self.line.push(*byte);
@@ -138,7 +157,7 @@ impl Head {
             let line = std::mem::take(&mut self.line);
             let line = line.strip_suffix(b"\r").unwrap_or(&line);
             match (self.status, line) {
-                (Some(Status::Final), []) => return Some(self.answer),
+                (Some(Status::Final), []) => return Some((self.answer, bytes)),
                 (_, []) => *self = Self::default(), // an interim answer's end; or lines before the first, which are to be ignored
                 (None, line) => self.begin(line),
                 (Some(_), line) => self.field(line),
@@ -273,7 +292,7 @@ mod tests {
             ("HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\n\r\n", None, false),
         ] {
             for at in 0..head.len() {
-                let expected = Received { answer: Some(Answer { keep_alive, closes }), is_announced: false };
+                let expected = Received { answer: Some(Answer { keep_alive, closes }), ..Received::default() };
                 assert_eq!(answer(head.as_bytes(), at), [expected], "{head:?} divided at {at}");
             }
         }
@@ -285,8 +304,24 @@ mod tests {
         wire.on_sent(b"HEAD / HTTP/1.1\r\n\r\n");
         assert!(wire.on_received(b"HTTP/1.1 200 OK\r\n\r\n").answer.is_some());
         let unasked = wire.on_received(b"HTTP/1.1 408 Request Timeout\r\n");
-        assert_eq!(unasked, Received { answer: None, is_announced: true });
+        assert_eq!(unasked, Received { is_announced: true, ..Received::default() });
         assert_eq!(wire.on_received(b""), Received::default());
+    }
+
+    #[test]
+    fn a_body_behind_the_answer_to_a_head_request_is_no_announcement() {
+        let head = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n";
+        for (body, excess) in [("ok", 2), ("<html>", 6), ("Hello", 5)] {
+            let all = format!("{head}{body}");
+            let whole = answer(all.as_bytes(), all.len());
+            assert_eq!(whole, [Received { answer: Some(Answer::default()), excess, ..Received::default() }]);
+            let apart = answer(all.as_bytes(), head.len());
+            assert_eq!(apart.last(), Some(&Received { excess, ..Received::default() }), "{body}");
+        }
+        let and_408 = format!("{head}HTTP/1.0 408 Request Time-out\r\n");
+        for at in [head.len(), head.len() + 3] {
+            assert!(answer(and_408.as_bytes(), at).iter().any(|seen| seen.is_announced));
+        }
     }
 
     fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
@@ -302,8 +337,8 @@ mod tests {
         assert!(!wire.on_sent(&preface));
         assert!(wire.on_sent(&headers));
         let nothing = Received::default();
-        let answered = Received { answer: Some(Answer::default()), is_announced: false };
-        let goaway = Received { answer: None, is_announced: true };
+        let answered = Received { answer: Some(Answer::default()), ..nothing };
+        let goaway = Received { is_announced: true, ..nothing };
         for (bytes, seen) in [
             (frame(4, 0, 0, &[0; 12]), nothing), // SETTINGS
             (frame(4, 1, 0, &[]), nothing),      // its acknowledgement, whose flag is that of END_STREAM

@@ -30,7 +30,7 @@ func (s Setup) DashboardWrong(t testing.TB, scout bool) []string {
 		own, isOurs := strings.CutPrefix(name, "idleguard_")
 		kind, metric, ofDestination := strings.Cut(own, "_")
 		switch {
-		case seen[name] || name == "idleguard_destination" || kind == "client" && !s.ClientIP || kind == "scout" && !scout:
+		case seen[name] || name == "idleguard_destination" || name == "envoy_cluster_name" || kind == "client" && !s.ClientIP || kind == "scout" && !scout:
 			continue
 		case isOurs && ofDestination && kind != "client":
 			sample := fmt.Sprintf(`\nidleguard_%s_%s\{[^}]*idleguard_destination="%s"`, kind, metric, s.Destination)

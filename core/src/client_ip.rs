@@ -244,9 +244,8 @@ impl ClientIp {
     /// one of the first pass, if it found one.
     pub fn repeat<'a>(&'a self, peer: Peer, client: Option<IpAddr>, headers: &[Line<'a>]) -> Resolution<'a> {
         let lines = self.names.lines(headers);
-        let chain = client.map(|client| {
-            self.names.chain_in(&lines, peer, client).unwrap_or_else(|| Chain::between(peer, client))
-        });
+        let chain = client
+            .map(|client| self.names.chain_in(&lines, peer, client).unwrap_or_else(|| Chain::between(peer, client)));
         self.written(Outcome::Rewritten, &chain.unwrap_or_default(), headers, &lines)
     }
 

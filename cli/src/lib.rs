@@ -18,3 +18,4 @@ pub mod kind;
 pub mod path;
 pub mod reference;
 pub mod schema;
+pub mod scout;

@@ -1,5 +1,7 @@
 //! The command-line tool `idleguard`.
 
+mod command;
+
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,18 +16,20 @@ use idleguard_cli::document::Document;
 use idleguard_cli::explain::Library;
 use idleguard_cli::inject::{Request, ScoutRequest, inject, remove};
 use idleguard_cli::{kind, schema};
-use idleguard_core::time::{DURATION_FORMS, parse_duration};
 use similar::TextDiff;
+
+use self::command::{duration, scout};
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 const NOTE: Style = AnsiColor::Cyan.on_default().bold();
 const BOLD: Style = Style::new().bold();
 
-/// Puts idleguard into an Envoy bootstrap, and finds the mistakes in one
+/// Finds out a load balancer's idle timeout, puts idleguard into an Envoy bootstrap, and finds the mistakes in one
 #[derive(Parser)]
 #[command(name = "idleguard", version, propagate_version = true, arg_required_else_help = true)]
 #[command(after_help = "Examples:
+  idleguard scout https://api.example.com/healthz
   idleguard inject envoy.yaml --cluster payments --output guarded.yaml
   envoy -c guarded.yaml
   idleguard check guarded.yaml")]
@@ -38,13 +42,20 @@ struct Arguments {
 enum Command {
     Inject(InjectArguments),
     Check(CheckArguments),
+    Scout(scout::Arguments),
     /// Print the JSON Schema of the plugin configuration
     Schema,
     /// Explain idleguard's options to those who know a client library's
-    #[command(after_help = "Example:\n  idleguard explain reactor-netty")]
+    #[command(after_help = "Examples:
+  idleguard explain reactor-netty
+  idleguard explain --error 'NoHttpResponseException: api.example.com:443 failed to respond'")]
     Explain {
         /// The library
-        library: Library,
+        #[arg(required_unless_present = "error")]
+        library: Option<Library>,
+        /// An error's text, instead: of the libraries that say so when a connection is stale
+        #[arg(long, value_name = "TEXT", conflicts_with = "library")]
+        error: Option<String>,
     },
     /// Print a shell's completions
     #[command(after_help = "Examples:
@@ -141,10 +152,6 @@ enum Format {
     Json,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).filter(|duration| !duration.is_zero()).ok_or_else(|| format!("want {DURATION_FORMS}"))
-}
-
 fn version(text: &str) -> Result<(u32, u32), String> {
     let mut numbers = text.trim_start_matches('v').splitn(3, '.').map(|part| part.parse::<u32>().ok());
     match (numbers.next().flatten(), numbers.next().flatten()) {
@@ -160,8 +167,9 @@ fn main() -> ExitCode {
     let run = match Arguments::parse().command {
         Command::Inject(arguments) => run_inject(&arguments),
         Command::Check(arguments) => run_check(&arguments),
+        Command::Scout(arguments) => scout::run(arguments),
         Command::Schema => print_schema(),
-        Command::Explain { library } => explain(library),
+        Command::Explain { library, error } => explain(library, error.as_deref()),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "idleguard", &mut io::stdout());
             Ok(ExitCode::SUCCESS)
@@ -358,11 +366,25 @@ fn print_schema() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn explain(library: Library) -> Result<ExitCode> {
-    let explanation = library.explanation();
+fn explain(library: Option<Library>, error: Option<&str>) -> Result<ExitCode> {
+    let said = error.map(Library::that_say).unwrap_or_default();
+    if let (Some(text), true) = (error, said.is_empty()) {
+        bail!("no library here says {text:?} when a connection is stale; docs/clients.md has what was seen");
+    }
     let mut out = anstream::stdout().lock();
-    writeln!(out, "{BOLD}{}{BOLD:#}\n{}\n", explanation.title, explanation.source)?;
-    writeln!(out, "A stale connection shows as: {}\n\n{}", explanation.error, explanation.table())?;
-    writeln!(out, "In the application, whose pool leads to Envoy now: {}", explanation.then)?;
+    for library in library.into_iter().chain(said) {
+        let explanation = library.explanation();
+        writeln!(out, "{BOLD}{}{BOLD:#}\n{}\n", explanation.title, explanation.source)?;
+        match explanation.errors {
+            [] => writeln!(out, "A stale connection does not show: the request is sent again\n")?,
+            errors => writeln!(out, "A stale connection shows as: {}\n", errors.join("; "))?,
+        }
+        writeln!(
+            out,
+            "{}\nIn the application, whose pool leads to Envoy now: {}",
+            explanation.table(),
+            explanation.then
+        )?;
+    }
     Ok(ExitCode::SUCCESS)
 }

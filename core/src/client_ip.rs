@@ -32,54 +32,24 @@ mod blocks;
 mod chain;
 pub mod forwarded;
 mod names;
+mod peer;
 pub mod peers;
 mod settings;
 mod strip;
 
 use std::net::IpAddr;
 
-use self::address::{Blocks, parse_address, parse_endpoint};
-use self::chain::Chain;
+use self::address::parse_address;
+use self::blocks::Blocks;
+use self::chain::{Chain, Form};
 use self::forwarded::{forwarded, is_blank, joined, x_forwarded_for};
+pub use self::names::Edit;
 use self::names::{Line, Names, is_same_name};
+pub use self::peer::Peer;
 pub use self::strip::STRIPPED;
 
 /// The filter state that holds the true peer, unless the configuration names another one.
 pub const DEFAULT_PEER_FILTER_STATE: &str = "idleguard.peer";
-
-/// Who is on the other end of the connection that the request came by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// This address, port and zone aside.
-    Known(IpAddr),
-    /// A process of this machine, on a Unix socket. It has no address that could be written.
-    Unix,
-    /// Nobody told. Nothing is believed, and nothing is claimed.
-    Unknown,
-}
-
-impl Peer {
-    /// The peer as the listener recorded it: an address, mostly with a port; a path or an abstract name for a Unix socket, and
-    /// nothing if that has no name.
-    pub fn from_filter_state(text: &[u8]) -> Self {
-        match text {
-            [] | [b'/' | b'@', ..] => Self::Unix,
-            _ => parse_address(text).map_or(Self::Unknown, Self::Known),
-        }
-    }
-
-    /// The peer from the property `source.address`, if that is a transport address. Envoy may have put an element of
-    /// `x-forwarded-for` there, which is the client's to choose; it has port 0 then.
-    pub fn from_source_address(text: &[u8]) -> Self {
-        match text {
-            [b'/' | b'@', ..] => Self::Unix,
-            _ => match parse_endpoint(text) {
-                Some((address, Some(1..))) => Self::Known(address),
-                _ => Self::Unknown,
-            },
-        }
-    }
-}
 
 /// What became of a request; each is a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,24 +77,6 @@ pub struct Resolution<'a> {
     pub client: Option<IpAddr>,
     /// What the headers still lack, as few calls as possible. The order counts.
     pub edits: Vec<Edit<'a>>,
-}
-
-/// One call of the host that changes the request's headers. Names are compared without regard to case there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Edit<'a> {
-    /// Remove every occurrence. The name is as the request has it.
-    Remove {
-        /// The header's name.
-        name: &'a [u8],
-    },
-    /// Replace the only occurrence, or add the header. (Of several occurrences Envoy would rewrite the first and keep
-    /// the others; a [`Remove`](Self::Remove) comes before then.)
-    Replace {
-        /// The header's name, in lower case.
-        name: &'a str,
-        /// The header's value; what we write of an address is printable ASCII.
-        value: Vec<u8>,
-    },
 }
 
 /// The `client_ip` section of the configuration.
@@ -166,14 +118,6 @@ const MAX_PASSED: u32 = 100;
 struct Source {
     name: String,
     form: Form,
-}
-
-/// What a header holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    XForwardedFor,
-    Forwarded,
-    Address,
 }
 
 /// What to do about a trusted peer that doesn't tell who the client is.

@@ -163,11 +163,10 @@ impl Timeout {
         Way { lane: if looks { longer } else { lane }, looks }
     }
 
-    /// A request that took part in a look has ended.
-    pub fn on_look_ended(&mut self, now: Timestamp) {
-        if let Some(look) = &mut self.look {
-            look.on_ended(now);
-        }
+    /// A request that took part in a look has ended. Returns whether it was to tell, and has not: if it wasn't answered either,
+    /// [`Knowledge::on_look_failed`] is to hear of it.
+    pub fn on_look_ended(&mut self, now: Timestamp) -> bool {
+        self.look.as_mut().is_some_and(|look| look.on_ended(now))
     }
 
     /// A connection to a lane could not be made. Returns the lane that is passed over from now on, if that is news.

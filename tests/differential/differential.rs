@@ -34,15 +34,8 @@ async fn no_event_costs_more_than_with_plain() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fault_put_in_on_purpose_is_found() {
     for mutation in mutations::all() {
-        // What is held back for 200 ms can hide behind a busy machine for once.
-        let mut is_found = false;
-        for _ in 0..5 {
-            if is_found {
-                break;
-            }
-            is_found = mutation.found().await.expect("a run").contains(&"lane");
-        }
-        assert!(is_found, "{}: not found by {}", mutation.what, mutation.case);
+        let found = mutation.found().await.expect("a run");
+        assert!(found.contains(&"lane"), "{}: not found by {}", mutation.what, mutation.case);
     }
     let found = mutations::lane_without_health_check().await.expect("a run");
     assert!(found.contains(&"lane") && !found.contains(&"base"), "a lane without the base's health check: {found:?}");

@@ -11,7 +11,7 @@ use idleguard_harness::envoy::{Config, Envoy};
 use idleguard_harness::load::{Load, Pattern};
 use idleguard_harness::project;
 use idleguard_harness::servers::Server;
-use idleguard_harness::stub_lb::{How, Mode, StubLb};
+use idleguard_harness::stub_lb::{How, Mode, Options, Record, StubLb};
 use serde_json::json;
 
 use super::{beside_others, metric, ms, project_config, start};
@@ -79,37 +79,103 @@ fn lines(envoy: &Envoy) -> String {
 /// More than the rule allows, for a busy machine.
 const SLACK: Duration = Duration::from_secs(3);
 
-async fn closes_are_known(timeout: Duration) {
+/// How long the far end has been asked.
+fn asked_for(lb: &StubLb) -> Duration {
+    lb.records().first().map_or(Duration::ZERO, |first| first.opened.elapsed())
+}
+
+/// How the scout, and users, speak to the far end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Speaks {
+    Plain,
+    Tls,
+    Http2,
+    Http2OverTls,
+}
+
+const SECURE: [Speaks; 3] = [Speaks::Tls, Speaks::Http2, Speaks::Http2OverTls];
+
+impl Speaks {
+    fn over_tls(self) -> bool {
+        matches!(self, Self::Tls | Self::Http2OverTls)
+    }
+
+    /// A far end that would choose HTTP/2 where ALPN lets it.
+    fn far_end(self, mode: Mode) -> StubLb {
+        let tls = self.over_tls().then(|| vec!["h2", "http/1.1"]);
+        StubLb::with(Options { mode, tls, ..Options::default() }).expect("a free loopback port")
+    }
+
+    fn config(self, far_end: SocketAddr) -> Option<Config> {
+        let mut config = scout_alone(far_end)?;
+        if self.over_tls() {
+            config = config.upstream_tls_alpn("payments", "localhost", &["h2", "http/1.1"]);
+            let protocol = if self == Self::Tls { "http/1.1" } else { "h2" };
+            config = config.insert(
+                "static_resources/listeners/payments-scout/filter_chains/0/filters",
+                Some(1),
+                alpn(protocol),
+            );
+        }
+        Some(match self {
+            Self::Plain | Self::Tls => config,
+            Self::Http2 | Self::Http2OverTls => over_http2(config, Some(1)),
+        })
+    }
+}
+
+/// Settles what the scout speaks, as `idleguard inject` does.
+fn alpn(protocol: &str) -> serde_json::Value {
+    json!({
+        "name": "alpn",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config",
+            "on_new_connection": [{
+                "object_key": "envoy.network.application_protocols",
+                "format_string": { "text_format_source": { "inline_string": protocol } },
+                "shared_with_upstream": "ONCE",
+            }],
+        },
+    })
+}
+
+async fn closes_are_known(timeout: Duration, speaks: Speaks) {
     let check = async |mode: Mode, kind: &str| {
-        let lb = StubLb::start(mode);
-        let Some(config) = scout_alone(lb.address()) else { return };
+        let lb = speaks.far_end(mode);
+        let Some(config) = speaks.config(lb.address()) else { return };
         let envoy = start(&config, 2).await;
-        let took = when(&envoy, 3 * timeout + SLACK, |stats| value(stats, "lb_idle_timeout_ms") > 0).await;
+        when(&envoy, 3 * timeout + SLACK, |stats| value(stats, "lb_idle_timeout_ms") > 0).await;
+        let took = asked_for(&lb);
         let found = scout(&envoy, "lb_idle_timeout_ms").await;
-        println!("{mode:?}: {found} ms, after {:.1} T", took.as_secs_f64() / timeout.as_secs_f64());
-        assert!(is_near(found, timeout), "{mode:?}: {found}");
-        assert_eq!(scout(&envoy, kind).await, 1, "{mode:?}");
+        let times = took.as_secs_f64() / timeout.as_secs_f64();
+        println!("{speaks:?}, {mode:?}: {found} ms, after {times:.1} T");
+        assert!(took <= 3 * timeout + SLACK, "{speaks:?}, {mode:?}: after {took:?}, {:#?}", lb.records());
+        assert!(is_near(found, timeout), "{speaks:?}, {mode:?}: {found}");
+        assert_eq!(scout(&envoy, kind).await, 1, "{speaks:?}, {mode:?}");
         assert_eq!(lb.counters().peak, 2, "one scout for an Envoy, with two connections");
         assert_eq!(lines(&envoy).matches("idle connections are").count(), 1, "{}", lines(&envoy));
     };
-    tokio::join!(
-        check(Mode::FinAt(timeout), "kind_fin"),
-        check(Mode::RstAt(timeout), "kind_rst"),
-        check(Mode::AnnounceAt(timeout), "kind_fin")
-    );
+    tokio::join!(check(Mode::FinAt(timeout), "kind_fin"), check(Mode::RstAt(timeout), "kind_rst"), async {
+        if speaks == Speaks::Plain {
+            check(Mode::AnnounceAt(timeout), "kind_fin").await;
+        }
+    });
 }
 
-async fn silence_is_known(timeout: Duration) {
+async fn silence_is_known(timeout: Duration, speaks: Speaks) {
     let check = async |mode: Mode| {
-        let lb = StubLb::start(mode);
-        let Some(config) = scout_alone(lb.address()) else { return };
+        let lb = speaks.far_end(mode);
+        let Some(config) = speaks.config(lb.address()) else { return };
         let envoy = start(&config, 2).await;
-        let took = when(&envoy, 25 * timeout + SLACK, |stats| {
+        when(&envoy, 25 * timeout + SLACK, |stats| {
             is_below(value(stats, "lower_bound_ms"), timeout) && value(stats, "kind_silent") == 1
         })
         .await;
+        let took = asked_for(&lb);
         let found = scout(&envoy, "lower_bound_ms").await;
-        println!("{mode:?}: at least {found} ms, after {:.1} T", took.as_secs_f64() / timeout.as_secs_f64());
+        let times = took.as_secs_f64() / timeout.as_secs_f64();
+        println!("{speaks:?}, {mode:?}: at least {found} ms, after {times:.1} T");
+        assert!(took <= 25 * timeout + SLACK, "{speaks:?}, {mode:?}: after {took:?}");
     };
     tokio::join!(check(Mode::SilentRst(timeout)), check(Mode::SilentSwallow(timeout)));
 }
@@ -164,13 +230,13 @@ async fn real_servers_are_known(timeout: Duration) {
 #[tokio::test]
 async fn what_closes_by_fin_by_rst_or_after_a_408_is_known_after_three_timeouts() {
     let _guard = beside_others().await;
-    closes_are_known(ms(2_000)).await;
+    closes_are_known(ms(2_000), Speaks::Plain).await;
 }
 
 #[tokio::test]
 async fn what_forgets_without_a_word_is_known_after_twenty_five_timeouts() {
     let _guard = beside_others().await;
-    silence_is_known(ms(2_000)).await;
+    silence_is_known(ms(2_000), Speaks::Plain).await;
 }
 
 #[tokio::test]
@@ -180,24 +246,51 @@ async fn real_servers_are_known_on_http1_and_http2() {
 }
 
 #[tokio::test]
-#[ignore = "nine minutes: the timeouts of the promise"]
-async fn longer_timeouts_are_known_in_the_same_multiples() {
+async fn behind_tls_and_over_http2_it_finds_what_closes() {
     let _guard = beside_others().await;
-    tokio::join!(closes_are_known(ms(3_000)), closes_are_known(ms(6_000)), closes_are_known(ms(20_000)));
-    tokio::join!(real_servers_are_known(ms(3_000)), real_servers_are_known(ms(6_000)));
-    real_servers_are_known(ms(20_000)).await;
-    tokio::join!(silence_is_known(ms(3_000)), silence_is_known(ms(6_000)), silence_is_known(ms(20_000)));
+    let [tls, http2, both] = SECURE.map(|speaks| closes_are_known(ms(2_000), speaks));
+    tokio::join!(tls, http2, both);
 }
 
 #[tokio::test]
-async fn restarts_and_limits_of_age_are_no_idle_timeouts() {
+async fn behind_tls_and_over_http2_it_finds_what_forgets() {
     let _guard = beside_others().await;
+    let [tls, http2, both] = SECURE.map(|speaks| silence_is_known(ms(2_000), speaks));
+    tokio::join!(tls, http2, both);
+}
+
+#[tokio::test]
+#[ignore = "ten minutes: the timeouts of the promise"]
+async fn longer_timeouts_are_known_in_the_same_multiples() {
+    let _guard = beside_others().await;
+    for speaks in [Speaks::Plain, Speaks::Tls, Speaks::Http2, Speaks::Http2OverTls] {
+        let [three, six, twenty] = [3_000, 6_000, 20_000].map(|timeout| closes_are_known(ms(timeout), speaks));
+        tokio::join!(three, six, twenty);
+    }
+    tokio::join!(real_servers_are_known(ms(3_000)), real_servers_are_known(ms(6_000)));
+    real_servers_are_known(ms(20_000)).await;
+}
+
+#[tokio::test]
+#[ignore = "eight minutes: the timeouts of the promise"]
+async fn longer_silences_are_known_in_the_same_multiples() {
+    let _guard = beside_others().await;
+    let [three, six, twenty] = [3_000, 6_000, 20_000].map(|timeout| async move {
+        for speaks in if timeout > 6_000 { &[Speaks::Plain][..] } else { &[Speaks::Plain, Speaks::Tls, Speaks::Http2] }
+        {
+            silence_is_known(ms(timeout), *speaks).await;
+        }
+    });
+    tokio::join!(three, six, twenty);
+}
+
+async fn nothing_is_learnt_from_restarts_and_ages(length: Duration) {
     let check = async |mode: Mode, restarts: Option<Duration>| {
         let lb = StubLb::start(mode);
         let Some(config) = scout_alone(lb.address()) else { return };
         let envoy = start(&config, 2).await;
         let begin = Instant::now();
-        while begin.elapsed() < ms(20_000) {
+        while begin.elapsed() < length {
             tokio::time::sleep(restarts.unwrap_or(ms(1_000))).await;
             if restarts.is_some() {
                 lb.close_all_by(How::Fin);
@@ -212,6 +305,19 @@ async fn restarts_and_limits_of_age_are_no_idle_timeouts() {
         check(Mode::Stable, Some(ms(2_000))),
         check(Mode::Stable, Some(ms(5_000)))
     );
+}
+
+#[tokio::test]
+async fn restarts_and_limits_of_age_are_no_idle_timeouts() {
+    let _guard = beside_others().await;
+    nothing_is_learnt_from_restarts_and_ages(ms(20_000)).await;
+}
+
+#[tokio::test]
+#[ignore = "ten minutes"]
+async fn restarts_and_limits_of_age_are_no_idle_timeouts_for_long() {
+    let _guard = beside_others().await;
+    nothing_is_learnt_from_restarts_and_ages(ms(600_000)).await;
 }
 
 #[tokio::test]
@@ -269,18 +375,94 @@ async fn users_requests_beside_it_are_untouched() {
     let _guard = beside_others().await;
     let lb = StubLb::start(Mode::FinAt(ms(2_000)));
     let Some(config) = scout_alone(lb.address()) else { return };
-    let envoy = start(&config, 2).await;
-    let clients = Load::get(envoy.ingress(), Pattern::Scattered { gap: (ms(60), ms(60)) }).clients(12);
+    let envoy = start(&config.edit_scout_filter(|scout| scout["path"] = "/scout".into()), 2).await;
+    let clients = Load::get(envoy.ingress(), Pattern::Scattered { gap: (ms(58), ms(58)) }).clients(12);
     let report = clients.run(ms(10_000)).await;
+    println!("{report}");
     assert!(report.ok > 1_000 && report.failed() == 0, "{report}");
-    let asked = scout(&envoy, "requests").await;
-    assert!((4..20).contains(&asked), "{asked} requests of the scout's");
-    assert_eq!(lb.counters().requests, report.requests + asked, "{report}");
+    when(&envoy, ms(10_000), |stats| value(stats, "lb_idle_timeout_ms") > 0).await;
+    assert!(is_near(scout(&envoy, "lb_idle_timeout_ms").await, ms(2_000)));
+    // On connections of its own: what the first request of each was, the others were.
+    let (scouts, users): (Vec<_>, Vec<_>) = lb.records().into_iter().partition(|record| record.path == "/scout");
+    let requests_of = |records: &[Record]| records.iter().map(|record| record.requests).sum::<u64>();
+    assert_eq!(requests_of(&users), report.requests, "{report}");
+    assert_eq!(requests_of(&scouts), scout(&envoy, "requests").await);
+    assert!((4..30).contains(&requests_of(&scouts)), "{scouts:?}");
+    assert!(users.len() <= 12, "{} connections for 12 clients", users.len());
     let stats = envoy.stats().await.expect("statistics");
     let of = |name: &str| stats.get(&format!("cluster.payments.{name}")).copied().unwrap_or(0);
-    assert_eq!(of("upstream_rq_2xx"), report.requests, "{report}");
-    assert_eq!(of("upstream_rq_5xx"), 0);
-    assert!(is_near(scout(&envoy, "lb_idle_timeout_ms").await, ms(2_000)));
+    assert_eq!((of("upstream_rq_2xx"), of("upstream_rq_completed")), (report.requests, report.requests), "{report}");
+    assert_eq!((of("upstream_rq_5xx"), of("upstream_rq_pending_failure_eject")), (0, 0));
+}
+
+/// Of what Envoy counts for the cluster, only what the docs say differs by it.
+#[tokio::test]
+async fn in_envoys_statistics_it_is_a_connection_and_a_request_now_and_then() {
+    let _guard = beside_others().await;
+    let lb = StubLb::start(Mode::FinAt(ms(1_000)));
+    let Some(config) = scout_alone(lb.address()) else { return };
+    let (with, without) = (start(&config, 2).await, start(&config.clone().without_scout(), 2).await);
+    when(&with, ms(20_000), |stats| value(stats, "lb_idle_timeout_ms") > 0).await;
+    let (with, without) = (with.stats().await.expect("statistics"), without.stats().await.expect("statistics"));
+    let differs = |name: &&String| name.starts_with("cluster.payments.") && with.get(*name) != without.get(*name);
+    let mut differing: Vec<_> =
+        with.keys().filter(differs).filter_map(|name| name.strip_prefix("cluster.payments.")).collect();
+    differing.retain(|name| !name.contains("bytes") && !name.ends_with("_active"));
+    println!("{differing:?}");
+    let known = [
+        "upstream_cx_total",
+        "upstream_cx_destroy",
+        "upstream_cx_destroy_local",
+        "upstream_cx_destroy_with_active_rq",
+        "upstream_cx_destroy_local_with_active_rq",
+        "upstream_rq_total",
+        "upstream_rq_pending_total",
+    ];
+    assert!(differing.iter().all(|name| known.contains(name)), "{differing:?}");
+    assert!(with["cluster.payments.upstream_cx_total"] < 20);
+}
+
+/// Whatever clients send, and however many requests they have dropped: the scout says what it said.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_change_nothing_that_it_says() {
+    let _guard = beside_others().await;
+    let check = async |mode: Mode| {
+        let timeout = mode.timeout().expect("a timeout");
+        let lb = StubLb::start(mode);
+        let Some(config) = project_config() else { return };
+        let envoy = start(&config.upstream(lb.address()), 2).await;
+        let known = |stats: &BTreeMap<String, u64>| {
+            let found = value(stats, "lb_idle_timeout_ms");
+            if value(stats, "kind_silent") == 1 { is_below(found, timeout) } else { is_near(found, timeout) }
+        };
+        when(&envoy, 25 * timeout + SLACK, known).await;
+        let loads = [
+            "/abort?how=rst",
+            "/abort?how=fin&ms=700",
+            "/status?code=503",
+            "/keep-alive?timeout=1&max=1",
+            "/slow?ms=900",
+        ]
+        .map(|path| {
+            let load =
+                Load::post(envoy.ingress(), Pattern::Scattered { gap: (ms(0), ms(1_400)) }).clients(6).path(path);
+            let load = load.header("user-agent", "idleguard-scout").header("x-idleguard-lane", "payments=900ms");
+            load.header("keep-alive", "timeout=1").run(ms(12_000))
+        });
+        let watching = async {
+            let end = Instant::now() + ms(15_000);
+            while Instant::now() < end {
+                let stats = envoy.stats().await.expect("statistics");
+                assert!(known(&stats), "{mode:?}: {}\n{}", value(&stats, "lb_idle_timeout_ms"), lines(&envoy));
+                tokio::time::sleep(ms(200)).await;
+            }
+        };
+        let [one, two, three, four, five] = loads;
+        let (dropped, ..) = tokio::join!(one, two, three, four, five, watching);
+        assert!(dropped.failed() > 30, "{dropped}");
+        assert_eq!(lines(&envoy).matches("idle connections are").count(), 1, "{}", lines(&envoy));
+    };
+    tokio::join!(check(Mode::FinAt(ms(2_000))), check(Mode::SilentRst(ms(2_000))));
 }
 
 /// The HTTP filter follows, on every worker, before any request.
@@ -340,4 +522,64 @@ async fn a_far_end_that_answers_head_with_a_body_is_measured_all_the_same() {
     when(&envoy, 3 * timeout + SLACK, |stats| value(stats, "lb_idle_timeout_ms") > 0).await;
     let found = scout(&envoy, "lb_idle_timeout_ms").await;
     assert!(is_near(found, timeout), "{found}");
+}
+
+/// Once it has had its time, nobody meets a connection that the far end has forgotten: busy and quiet, for as long.
+async fn with_lanes_nothing_fails_once_it_is_known(length: Duration) {
+    let check = async |mode: Mode, clients: usize, gap: (Duration, Duration)| {
+        let timeout = mode.timeout().expect("a timeout");
+        let lb = StubLb::start(mode);
+        let Some(config) = project_config() else { return };
+        let envoy = start(&config.upstream(lb.address()), 2).await;
+        let load = |seed| Load::post(envoy.ingress(), Pattern::Scattered { gap }).clients(clients).seed(seed);
+        let before = load(1).run(25 * timeout + SLACK).await;
+        let report = load(2).run(length).await;
+        println!("{mode:?}, {clients} clients: before {before}\nafterwards {report}");
+        assert!(report.ok > 3 && report.failed() == 0, "{mode:?}, {clients} clients: {report}\n{}", lines(&envoy));
+        assert!(is_below(scout(&envoy, "lower_bound_ms").await, timeout), "{}", lines(&envoy));
+        assert_eq!(metric(&envoy, "lane_idle_timeout_ms").await, 900);
+    };
+    let (busy, quiet) = ((16, (ms(0), ms(4_000))), (2, (ms(1_000), ms(7_000))));
+    tokio::join!(
+        check(Mode::SilentRst(ms(2_000)), busy.0, busy.1),
+        check(Mode::SilentRst(ms(2_000)), quiet.0, quiet.1),
+        check(Mode::SilentSwallow(ms(2_000)), busy.0, busy.1),
+        check(Mode::SilentSwallow(ms(2_000)), quiet.0, quiet.1),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_lanes_nothing_fails_after_twenty_five_timeouts_of_silence() {
+    let _guard = beside_others().await;
+    with_lanes_nothing_fails_once_it_is_known(ms(15_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "eleven minutes"]
+async fn with_lanes_nothing_fails_in_ten_minutes_after_twenty_five_timeouts_of_silence() {
+    let _guard = beside_others().await;
+    with_lanes_nothing_fails_once_it_is_known(ms(600_000)).await;
+}
+
+/// Of a timeout of 6 s follows the lane of 4 s, the longest that there is below.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_longest_lane_below_is_in_use_after_three_timeouts() {
+    let _guard = beside_others().await;
+    let timeout = ms(6_000);
+    let check = async |mode: Mode| {
+        let lb = StubLb::start(mode);
+        let Some(config) = project_config() else { return };
+        let envoy = start(&config.upstream(lb.address()), 2).await;
+        let load = Load::post(envoy.ingress(), Pattern::Scattered { gap: (ms(0), ms(9_000)) }).clients(8);
+        let (report, ()) = tokio::join!(load.run(ms(30_000)), async {
+            when(&envoy, 3 * timeout + SLACK, |stats| value(stats, "lb_idle_timeout_ms") > 0).await;
+            let took = asked_for(&lb);
+            assert!(took <= 3 * timeout + SLACK, "{mode:?}: after {took:?}");
+            let (limit, lane) = (metric(&envoy, "idle_limit_ms").await, metric(&envoy, "lane_idle_timeout_ms").await);
+            println!("{mode:?}: after {:.1} T a limit of {limit} ms, a lane of {lane} ms", took.as_secs_f64() / 6.0);
+            assert!((5_200..5_500).contains(&limit) && lane == 4_000, "{mode:?}: {limit}, {lane}");
+        });
+        assert!(report.ok > 30 && report.failed() == 0, "{mode:?}: {report}");
+    };
+    tokio::join!(check(Mode::FinAt(timeout)), check(Mode::RstAt(timeout)));
 }

@@ -7,6 +7,7 @@ mod docs;
 mod injection;
 mod mistakes;
 mod schema;
+mod scout;
 
 use std::path::{Path, PathBuf};
 

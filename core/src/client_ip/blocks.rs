@@ -8,7 +8,7 @@ use super::address::{canonical, parse_endpoint, trim_blanks};
 
 /// A block of addresses of one family (RFC 4632, RFC 4291 §2.3): `10.0.0.0/8`, or a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cidr {
+pub(super) struct Cidr {
     first: IpAddr,
     last: IpAddr,
     length: u8,
@@ -17,7 +17,7 @@ pub struct Cidr {
 impl Cidr {
     /// Reads a block or a single address; no zone, no port. Bits beyond the prefix length are ignored, and a block inside
     /// `::ffff:0:0/96` is the IPv4 block.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let text = str::from_utf8(trim_blanks(text.as_bytes())).ok()?;
         let Some((address, length)) = text.split_once('/') else {
             let (address, port) = parse_endpoint(text.as_bytes())?;
@@ -53,7 +53,7 @@ impl Cidr {
 
     /// The blocks behind a name that may stand in their place: `"private"` (RFC 1918, RFC 4193, RFC 6598, loopback,
     /// link-local) or `"loopback"`.
-    pub fn preset(name: &str) -> Option<Vec<Self>> {
+    pub(super) fn preset(name: &str) -> Option<Vec<Self>> {
         let blocks: &[&str] = match name {
             "private" => &[
                 "10.0.0.0/8",
@@ -73,18 +73,18 @@ impl Cidr {
     }
 
     /// Is the address in this block? Never, if it is of the other family.
-    pub fn contains(&self, address: IpAddr) -> bool {
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
         // Any IPv4 address comes before any IPv6 address.
         (self.first..=self.last).contains(&address)
     }
 
     /// Is it a block of IPv4 addresses?
-    pub fn is_v4(&self) -> bool {
+    pub(super) fn is_v4(&self) -> bool {
         self.first.is_ipv4()
     }
 
     /// Does the block hold every address of its family?
-    pub fn is_everyone(&self) -> bool {
+    pub(super) fn is_everyone(&self) -> bool {
         self.length == 0
     }
 }
@@ -97,18 +97,18 @@ impl fmt::Display for Cidr {
 
 /// Many blocks as one set: in order, none inside another. Asking it takes a binary search: a CDN publishes hundreds of blocks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Blocks(Vec<Cidr>);
+pub(super) struct Blocks(Vec<Cidr>);
 
 impl Blocks {
     /// Is the address in one of the blocks?
-    pub fn contains(&self, address: IpAddr) -> bool {
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
         // Two blocks lie apart, or one holds the other: only the last one that begins at or before the address can hold it.
         let after = self.0.partition_point(|block| block.first <= address);
         after.checked_sub(1).and_then(|at| self.0.get(at)).is_some_and(|block| block.contains(address))
     }
 
     /// Is there no block at all?
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }

@@ -4,8 +4,16 @@ use std::net::IpAddr;
 
 use super::address::push_address;
 use super::forwarded::{forwarded, x_forwarded_for};
-use super::{Form, Peer};
+use super::peer::Peer;
 use crate::header_map::Few;
+
+/// What a header holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    XForwardedFor,
+    Forwarded,
+    Address,
+}
 
 /// The verified addresses, the peer's first, if it has one; the client's is the last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,9 +6,27 @@
 
 use std::net::IpAddr;
 
-use super::chain::Chain;
-use super::{Edit, Form, Peer};
+use super::chain::{Chain, Form};
+use super::peer::Peer;
 use crate::header_map::{Few, equal};
+
+/// One call of the host that changes the request's headers. Names are compared without regard to case there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Edit<'a> {
+    /// Remove every occurrence. The name is as the request has it.
+    Remove {
+        /// The header's name.
+        name: &'a [u8],
+    },
+    /// Replace the only occurrence, or add the header. (Of several occurrences Envoy would rewrite the first and keep
+    /// the others; a [`Remove`](Self::Remove) comes before then.)
+    Replace {
+        /// The header's name, in lower case.
+        name: &'a str,
+        /// The header's value; what we write of an address is printable ASCII.
+        value: Vec<u8>,
+    },
+}
 
 /// Every name in `sources`, `set` and `strip`.
 #[derive(Clone, Debug)]

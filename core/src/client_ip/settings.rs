@@ -1,8 +1,9 @@
 //! The `client_ip` section of the configuration, and what is dangerous about it.
 
 use super::blocks::Cidr;
+use super::chain::Form;
 use super::names::{CONNECTION, Names};
-use super::{ClientIp, Fallback, Form, ORIGINAL_URL, Peers, STRIPPED, Source, Trust};
+use super::{ClientIp, Fallback, ORIGINAL_URL, Peers, STRIPPED, Source, Trust};
 use crate::config::{ConfigError, Section, shorten};
 
 impl ClientIp {

@@ -58,6 +58,12 @@ impl Hold {
     pub fn is_due(&self, now: Timestamp) -> bool {
         now >= self.since.after(self.length)
     }
+
+    /// It is as it was, or shorter: it counts for twice as long from now on.
+    fn renewed(self, idle_age: Duration, now: Timestamp) -> Self {
+        let length = self.length.saturating_mul(2).min(LONGEST_HOLD);
+        Self { idle_age, since: now, length, looking_until: Timestamp::default() }
+    }
 }
 
 impl Knowledge {
@@ -89,18 +95,12 @@ impl Knowledge {
 
     fn on_failed(&mut self, evidence: &Evidence, connection: u64, now: Timestamp) {
         let Evidence { sent, idle_age, .. } = *evidence;
-        let renewed = |hold: &Hold, idle_age| Hold {
-            idle_age,
-            since: now,
-            length: hold.length.saturating_mul(2).min(LONGEST_HOLD),
-            looking_until: Timestamp::default(),
-        };
         // What has been idle for longer than a hold allows is known to fail: only a look, after the hold, says something new.
         if let Some(hold) = self.hold
             && idle_age >= hold.idle_age
         {
             if sent >= hold.since.after(hold.length) {
-                self.hold = Some(renewed(&hold, hold.idle_age));
+                self.hold = Some(hold.renewed(hold.idle_age, now));
             }
             return;
         }
@@ -110,13 +110,21 @@ impl Knowledge {
         });
         if let Some(first) = together {
             let idle_age = first.idle_age.min(idle_age);
-            self.hold = Some(match &self.hold {
-                Some(hold) => renewed(hold, idle_age),
+            self.hold = Some(match self.hold {
+                Some(hold) => hold.renewed(idle_age, now),
                 None => Hold { idle_age, since: now, length: FIRST_HOLD, looking_until: Timestamp::default() },
             });
         }
         self.failure = Some(Failure { sent, idle_age, connection });
         self.answered = Duration::ZERO;
+    }
+
+    /// The request that was to tell whether the hold still holds was not answered. Its idle age may be unknown, because others were under
+    /// way beside it; the hold is not looked at again so soon for that, since each look may cost a request.
+    pub fn on_look_failed(&mut self, now: Timestamp) {
+        if let Some(hold) = self.hold.filter(|hold| hold.is_due(now)) {
+            self.hold = Some(hold.renewed(hold.idle_age, now));
+        }
     }
 
     /// What a pair of failures says, as long as nothing has ended it.
@@ -289,6 +297,19 @@ mod tests {
             seen.push(failed(second, 3_000, 10 + look));
         }
         assert_eq!(hold(&seen), Some((3_000, 24 * 60)), "a day at most");
+    }
+
+    #[test]
+    fn a_look_without_an_answer_doubles_what_is_due_and_nothing_else() {
+        let mut knowledge = after(&[failed(0, 3_000, 1), failed(1, 3_000, 2)]);
+        let before = knowledge;
+        knowledge.on_look_failed(at(600));
+        assert_eq!(knowledge, before);
+        knowledge.on_look_failed(at(601));
+        let hold = knowledge.hold().unwrap();
+        assert_eq!((hold.idle_age.as_secs(), hold.since, hold.length.as_secs()), (3, at(601), 1_200));
+        knowledge.on_look_failed(at(602));
+        assert_eq!(knowledge.hold(), Some(hold));
     }
 
     #[test]

@@ -35,8 +35,9 @@ impl Look {
     }
 
     /// A request that took part has ended. What it told is evidence like any other's; if the hold outlived it, it told nothing.
-    pub fn on_ended(&mut self, now: Timestamp) {
-        *self = Self::Idle { since: now };
+    /// Returns whether it was the one that was to tell.
+    pub fn on_ended(&mut self, now: Timestamp) -> bool {
+        std::mem::replace(self, Self::Idle { since: now }) == Self::Asking
     }
 }
 
@@ -54,11 +55,12 @@ mod tests {
         let mut look = Look::Begin;
         assert!(look.takes(age, lane, at(0)));
         assert!(!look.takes(age, lane, at(1)), "one at a time");
-        look.on_ended(at(100));
+        assert!(!look.on_ended(at(100)));
         assert!(!look.takes(age, lane, at(3_099)));
         assert!(look.takes(age, lane, at(3_100)));
         assert_eq!(look, Look::Asking);
         assert!(!look.takes(age, lane, at(3_200)), "whatever the far end does with it, it is one");
+        assert!(look.on_ended(at(18_100)));
     }
 
     #[test]

@@ -17,12 +17,8 @@ use tokio::{
 };
 
 use crate::{
-    drive::{
-        Protocol,
-        http1::{Http1, Side},
-        http2,
-        wire::Wire,
-    },
+    drive::{Protocol, http1::Http1, http2, wire::Wire},
+    passage::Side,
     real::Real,
     record::{Connection, End},
     script::{Do, Signals},
@@ -141,7 +137,7 @@ async fn serve(stream: TcpStream, run: Arc<Run>) -> Connection {
 
 async fn scripted(stream: TcpStream, run: &Run) -> Connection {
     let mut finish = run.finish.subscribe();
-    let mut http = Http1::new(Wire::new(stream), Side::FarEnd, "");
+    let mut http = Http1::new(Wire::new(stream).noted(&run.signals, Side::FarEnd), Side::FarEnd, "");
     if let Kind::OnAccept(steps, _) = &run.kind {
         http.run(steps, "", &run.signals).await;
     }
@@ -180,6 +176,7 @@ async fn relay(mut near: TcpStream, server: SocketAddr, run: &Run) -> Connection
         tokio::select! {
             read = near.read(&mut from_near) => match read {
                 Ok(length @ 1..) => {
+                    run.signals.came(Side::FarEnd);
                     passed.extend_from_slice(&from_near[..length]);
                     let _ = far.write_all(&from_near[..length]).await; // it may have closed; the other direction tells
                 }
@@ -187,7 +184,10 @@ async fn relay(mut near: TcpStream, server: SocketAddr, run: &Run) -> Connection
                 Err(_) => { end = End::Rst; break; }
             },
             read = far.read(&mut from_far), if !far_is_done => match read {
-                Ok(length @ 1..) => drop(near.write_all(&from_far[..length]).await),
+                Ok(length @ 1..) => {
+                    run.signals.sent(Side::FarEnd);
+                    drop(near.write_all(&from_far[..length]).await);
+                }
                 _ => { far_is_done = true; let _ = near.shutdown().await; }
             },
             () = finished(&mut finish) => { end = End::Ours; break; }

@@ -20,6 +20,7 @@ pub mod events;
 pub mod far_end;
 pub mod middle;
 pub mod mutations;
+pub mod passage;
 pub mod random;
 pub mod real;
 pub mod record;

@@ -17,13 +17,9 @@ use tokio::{net::TcpSocket, task::JoinSet};
 
 use crate::{
     case::{Case, Client},
-    drive::{
-        Protocol,
-        http1::{Http1, Side},
-        http2,
-        wire::Wire,
-    },
+    drive::{Protocol, http1::Http1, http2, wire::Wire},
     far_end::{FarEnd, Run},
+    passage::Side,
     record::{Connection, Observation},
     script::{Do, Signals},
     setup::{Setup, Subject},
@@ -49,6 +45,8 @@ pub struct Seen {
     pub observation: Observation,
     /// How long the clients took.
     pub took: Duration,
+    /// How long what one side sent took to the other, at most.
+    pub passage: Duration,
 }
 
 impl Middle {
@@ -92,7 +90,7 @@ impl Middle {
         if self.subject == Subject::Plain {
             observation.without(case.taken_out);
         }
-        Ok(Seen { observation, took })
+        Ok(Seen { observation, took, passage: run.signals.longest_passage() })
     }
 
     /// Waits until Envoy's worker has seen everything that was sent to it so far.
@@ -111,6 +109,11 @@ impl Middle {
         let since = since.filter(|(_, count)| *count > 0).collect();
         *last = now;
         Ok(since)
+    }
+
+    /// What idleguard has said about lanes.
+    pub fn lanes(&self) -> Vec<String> {
+        self.envoy.log().lines().filter(|line| line.contains("requests go to")).map(str::to_owned).collect()
     }
 
     /// Errors and warnings in Envoy's log.
@@ -173,7 +176,7 @@ async fn drive(client: &Client, address: SocketAddr, signals: Arc<Signals>) -> D
     let Ok(stream) = socket.connect(address).await else { return Driven::Refused };
     match client.protocol {
         Protocol::Http1 => {
-            let mut http = Http1::new(Wire::new(stream), Side::Client, "case.example");
+            let mut http = Http1::new(Wire::new(stream).noted(&signals, Side::Client), Side::Client, "case.example");
             for (path, steps) in &client.streams {
                 http.run(steps, path, &signals).await;
             }

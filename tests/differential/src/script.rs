@@ -1,9 +1,16 @@
 //! What a client and a far end do, step by step, in words that hold for HTTP/1.1 and HTTP/2 alike.
 
-use std::{borrow::Cow, collections::BTreeSet, sync::Mutex, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::BTreeSet,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use tokio::{sync::Notify, time::timeout};
+
+use crate::passage::{Passage, Side};
 
 /// No step takes longer, however busy the machine: it stands for "never".
 pub const NEVER: Duration = Duration::from_secs(15);
@@ -107,11 +114,12 @@ impl Do {
     }
 }
 
-/// What was said between the two sides.
+/// What was said between the two sides, and what is under way.
 #[derive(Debug, Default)]
 pub struct Signals {
     said: Mutex<BTreeSet<&'static str>>,
     news: Notify,
+    passage: Mutex<Passage>,
 }
 
 impl Signals {
@@ -119,6 +127,21 @@ impl Signals {
     pub fn say(&self, what: &'static str) {
         self.said.lock().expect("no panic under the lock").insert(what);
         self.news.notify_waiters();
+    }
+
+    /// This side sends something, or ends the connection.
+    pub fn sent(&self, by: Side) {
+        self.passage.lock().expect("no panic under the lock").sent(by, Instant::now());
+    }
+
+    /// This side receives something, or the end.
+    pub fn came(&self, to: Side) {
+        self.passage.lock().expect("no panic under the lock").came(to, Instant::now());
+    }
+
+    /// How long it took from one side to the other, at most.
+    pub fn longest_passage(&self) -> Duration {
+        self.passage.lock().expect("no panic under the lock").longest()
     }
 
     /// Waits for it, and tells whether it came.

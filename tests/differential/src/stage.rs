@@ -27,11 +27,9 @@ use tokio::{
 };
 
 use crate::{
-    drive::{
-        http1::{Http1, Side},
-        wire::Wire,
-    },
+    drive::{http1::Http1, wire::Wire},
     middle,
+    passage::Side,
     record::{End, MessageEnd},
     script::{Do, Framing, Signals},
     setup::{HTTP_MANAGER, LANES, Subject, for_subject, own},

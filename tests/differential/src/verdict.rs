@@ -1,7 +1,10 @@
 //! Not worse than plain?
 //!
-//! A case that gives the same beside plain at once is done. Where it differs both are run again, interleaved, until it is clear
+//! A case that gives the same beside plain at once is done. Where it differs both are run again, beside each other, until it is clear
 //! whether plain Envoy does the same now and then (races there are in it, too), or never does.
+//!
+//! Times are compared run by run: what a busy machine does to one it does to the other, now to this, now to that. Late is only who
+//! is late in so many of the pairs that it is no chance, and also in his fastest run.
 
 use std::{
     collections::BTreeMap,
@@ -28,12 +31,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A difference counts if chance alone would give it less often than this.
 const CHANCE: f64 = 0.000_1;
 
-/// The fastest run may take this many times as long as plain's fastest before it counts, the fewer the runs the more. A busy machine
-/// makes no difference to either, and idleguard's own work is far below on a machine of any speed.
-const SLOWER: [f64; 4] = [f64::INFINITY, 60.0, 15.0, 8.0];
+/// What takes no longer from one side to the other was not held back, whatever plain's took; and so much later than plain's is late.
+const PASSAGE: Duration = Duration::from_millis(10);
 
-/// What makes a second look worth while.
-const SUSPICIOUS: f64 = 8.0;
+/// So much longer than with plain a case as a whole may take.
+const WHOLE: Duration = Duration::from_millis(50);
 
 /// Runs of a case that differ from plain's.
 #[derive(Debug, Clone)]
@@ -55,17 +57,13 @@ impl fmt::Display for Worse {
 #[derive(Debug, Default)]
 struct Tally {
     outcomes: BTreeMap<Observation, usize>,
-    /// The fastest run of each outcome.
-    fastest: BTreeMap<Observation, Duration>,
-    runs: usize,
+    runs: Vec<Seen>,
 }
 
 impl Tally {
     fn add(&mut self, seen: Seen) {
         *self.outcomes.entry(seen.observation.clone()).or_default() += 1;
-        self.runs += 1;
-        let fastest = self.fastest.entry(seen.observation).or_insert(seen.took);
-        *fastest = seen.took.min(*fastest);
+        self.runs.push(seen);
     }
 
     fn most(&self) -> Option<&Observation> {
@@ -83,7 +81,7 @@ pub async fn judge(case: &Case, middles: &[Arc<Middle>]) -> Result<(Vec<Worse>, 
         if look_at > 1 && began.elapsed() > PATIENCE {
             break;
         }
-        while tallies[0].runs < runs {
+        while tallies[0].runs.len() < runs {
             let mut running = JoinSet::new();
             for at in std::iter::once(0).chain(open.iter().copied()) {
                 let (case, middle) = (case.clone(), Arc::clone(&middles[at]));
@@ -99,6 +97,7 @@ pub async fn judge(case: &Case, middles: &[Arc<Middle>]) -> Result<(Vec<Worse>, 
             Look::Same => false,
             Look::Again => true,
             Look::Worse(what) => {
+                let what = middles[at].lanes().into_iter().fold(what, |what, line| format!("{what}  log: {line}\n"));
                 worse.push(Worse { case: case.name.clone(), subject: middles[at].subject.name(), what });
                 false
             }
@@ -117,22 +116,57 @@ enum Look {
 }
 
 fn look(plain: &Tally, subject: &Tally, look_at: usize) -> Look {
-    // Beside plain's runs that came out the same: a cut-off answer takes the time of Envoy's delayed close.
-    let times = subject.most().and_then(|outcome| Some((subject.fastest.get(outcome)?, plain.fastest.get(outcome)?)));
-    let ratio = times.map_or(1.0, |(own, plain)| own.as_secs_f64() / plain.as_secs_f64());
-    let mut is_strange = false;
+    let mut again = false;
     for (outcome, &count) in &subject.outcomes {
         let of_plain = plain.outcomes.get(outcome).copied().unwrap_or(0);
-        if at_least(count, subject.runs, of_plain, plain.runs) < CHANCE {
+        if at_least(count, subject.runs.len(), of_plain, plain.runs.len()) < CHANCE {
             return Look::Worse(difference(plain, subject, outcome));
         }
-        is_strange |= of_plain == 0;
+        again |= of_plain == 0;
     }
-    if ratio > SLOWER[look_at] {
-        return Look::Worse(format!("the fastest of {} and plain's took {times:?}\n", subject.runs));
+    // Beside plain's runs that came out the same: a cut-off answer takes the time of Envoy's delayed close.
+    let pairs: Vec<(&Seen, &Seen)> =
+        plain.runs.iter().zip(&subject.runs).filter(|(plain, own)| plain.observation == own.observation).collect();
+    let passages: Vec<_> = pairs.iter().map(|(plain, own)| (plain.passage, own.passage)).collect();
+    let wholes: Vec<_> = pairs.iter().map(|(plain, own)| (plain.took, own.took)).collect();
+    // One run tells whether anything was held back, but not whether plain's was, too.
+    let is_first = look_at == 0;
+    again |= is_first && passages.iter().any(|(_, own)| *own > PASSAGE);
+    for (what, times, by) in [("to the other side", passages, PASSAGE), ("in all", wholes, WHOLE)] {
+        match lateness(&times, by) {
+            Lateness::None => {}
+            Lateness::Chance => again = true,
+            Lateness::Sure => return Look::Worse(format!("  late {what}; plain's and its times: {times:.1?}\n")),
+        }
     }
     let is_last = look_at + 1 == LOOKS.len();
-    if (is_strange || ratio > SUSPICIOUS) && !is_last { Look::Again } else { Look::Same }
+    if again && !is_last { Look::Again } else { Look::Same }
+}
+
+/// Whether one takes longer than plain.
+#[derive(Debug, PartialEq, Eq)]
+enum Lateness {
+    None,
+    /// It may be by chance.
+    Chance,
+    Sure,
+}
+
+/// Pairs of plain's time and the other's, in each run.
+fn lateness(times: &[(Duration, Duration)], by: Duration) -> Lateness {
+    let plain = times.iter().map(|(plain, _)| *plain).min();
+    let own = times.iter().map(|(_, own)| *own).min();
+    let (Some(plain), Some(own)) = (plain, own) else { return Lateness::None };
+    if own <= plain + by {
+        return Lateness::None;
+    }
+    let later = times.iter().filter(|(plain, own)| *own > *plain + by).count();
+    if heads(later, times.len()) < CHANCE { Lateness::Sure } else { Lateness::Chance }
+}
+
+/// The sign test: how likely are so many heads, or more, of `n` throws of a coin?
+fn heads(count: usize, n: usize) -> f64 {
+    (count..=n).map(|k| (choose(n, k) - n as f64 * f64::ln(2.0)).exp()).sum()
 }
 
 /// Fisher's exact test, one side: how likely are `a` or more of `n`, if `b` of `m` are alike by nature?
@@ -149,16 +183,42 @@ fn choose(n: usize, k: usize) -> f64 {
 }
 
 fn difference(plain: &Tally, subject: &Tally, outcome: &Observation) -> String {
-    let mut text = format!("{} of {} times:\n{outcome}", subject.outcomes[outcome], subject.runs);
+    let mut text = format!("{} of {} times:\n{outcome}", subject.outcomes[outcome], subject.runs.len());
     for (outcome, count) in &plain.outcomes {
-        text += &format!("plain, {count} of {} times:\n{outcome}", plain.runs);
+        text += &format!("plain, {count} of {} times:\n{outcome}", plain.runs.len());
     }
     text
 }
 
 #[cfg(test)]
 mod tests {
-    use super::at_least;
+    use std::time::Duration;
+
+    use super::{Lateness, PASSAGE, at_least, heads, lateness};
+
+    /// Pairs, in milliseconds.
+    fn late(times: &[(u64, u64)]) -> Lateness {
+        let ms = Duration::from_millis;
+        lateness(&times.iter().map(|(plain, own)| (ms(*plain), ms(*own))).collect::<Vec<_>>(), PASSAGE)
+    }
+
+    #[test]
+    fn held_back_is_only_what_is_late_in_its_fastest_run_and_in_most() {
+        assert_eq!(late(&[(1, 201)]), Lateness::Chance);
+        assert_eq!(late(&[(1, 201); 14]), Lateness::Sure);
+        // A busy machine: some of plain's take as long.
+        assert_eq!(late(&[[(1, 201); 26].as_slice(), &[(400, 230); 4]].concat()), Lateness::Sure);
+        assert_eq!(late(&[[(1, 201); 16].as_slice(), &[(400, 230); 14]].concat()), Lateness::Chance);
+        // The fastest run was not held back.
+        assert_eq!(late(&[[(1, 201); 29].as_slice(), &[(300, 9)]].concat()), Lateness::None);
+        assert_eq!(late(&[]), Lateness::None);
+    }
+
+    #[test]
+    fn fourteen_heads_in_a_row_are_no_chance() {
+        assert!(heads(14, 14) < 0.000_1 && heads(13, 13) > 0.000_1);
+        assert!((heads(0, 30) - 1.0).abs() < 1e-9);
+    }
 
     #[test]
     fn eight_of_eight_against_none_is_no_chance_and_one_of_one_is() {

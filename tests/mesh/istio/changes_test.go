@@ -1,6 +1,7 @@
 package istio
 
 import (
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -9,8 +10,38 @@ import (
 	"idleguard/tests/mesh/kit"
 )
 
-// settled is how long Istio and Envoy take for a change, and a bit.
+// settled is a moment for the filter, which its workers hear of one after the other.
 const settled = 2 * time.Second
+
+// marker is a route for nobody, by whose name it is seen that a gateway's proxy has what was applied before.
+const marker = `
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: { name: marker, namespace: istio-system }
+spec:
+  hosts: [NAME]
+  gateways: [istio-ingressgateway]
+  http: [{ route: [{ destination: { host: shop.shop.svc.cluster.local } }] }]
+`
+
+// settle waits until the proxy has what was applied.
+func (m *Mesh) settle(proxy *Proxy) {
+	m.t.Helper()
+	m.applied++
+	name := fmt.Sprintf("applied-%d.example.com", m.applied)
+	m.apply(strings.ReplaceAll(marker, "NAME", name))
+	kit.Eventually(m.t, 60*time.Second, func() string {
+		routes, err := proxy.Get("/config_dump?resource=dynamic_route_configs")
+		if err != nil {
+			return err.Error()
+		}
+		if !strings.Contains(routes, name) {
+			return "the proxy does not have what was applied"
+		}
+		return ""
+	})
+	time.Sleep(settled / 2)
+}
 
 // added is the manifests with one more lane.
 func added(t *testing.T, manifests string) string {
@@ -33,7 +64,8 @@ var orders = [][3]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2,
 func TestChangesUnderTraffic(t *testing.T) {
 	registry := kit.StartRegistry(t)
 	lb := kit.StartLB(t, "silent-rst:5s")
-	m := startMesh(t, shop+"---\n"+slice("shop", lb.Port())+"---\n"+ingressGateway)
+	operators := shop + "---\n" + slice("shop", lb.Port()) + "---\n" + ingressGateway
+	m := startMesh(t, operators)
 	proxy := m.startProxy("router", "istio-system", map[string]string{"istio": "ingressgateway"})
 	const address, host = "127.0.0.1:8080", "shop.example.com"
 	kit.WaitForPort(t, address)
@@ -50,7 +82,14 @@ func TestChangesUnderTraffic(t *testing.T) {
 	load.Under(t, "the timeout is changed", func(*testing.T) {
 		m.apply(with("2s", first))
 		lane(900 * time.Millisecond)
-		time.Sleep(settled)
+		m.settle(proxy)
+		m.apply(manifests)
+		lane(4 * time.Second)
+	})
+	// Proxies go on without it, and with what the new one says.
+	load.Under(t, "the control plane is restarted", func(*testing.T) {
+		m.restart(3*time.Second, operators+"---\n"+with("2s", first))
+		lane(900 * time.Millisecond)
 		m.apply(manifests)
 		lane(4 * time.Second)
 	})
@@ -58,13 +97,13 @@ func TestChangesUnderTraffic(t *testing.T) {
 		more := added(t, with("3s", first))
 		for _, kind := range []string{"DestinationRule", "VirtualService", "WasmPlugin"} {
 			m.apply(kit.OfKind(more, kind))
-			time.Sleep(settled)
+			m.settle(proxy)
 		}
 		lane(2 * time.Second)
-		time.Sleep(settled)
+		m.settle(proxy)
 		for _, kind := range []string{"WasmPlugin", "VirtualService", "DestinationRule"} {
 			m.apply(kit.OfKind(manifests, kind))
-			time.Sleep(settled)
+			m.settle(proxy)
 		}
 		lane(4 * time.Second)
 	})
@@ -87,13 +126,15 @@ func TestChangesUnderTraffic(t *testing.T) {
 		m.apply(with("5s", "oci://"+registry.PushModule([]byte("no module"), "broken")))
 		time.Sleep(3 * settled)
 		m.apply(manifests)
-		time.Sleep(settled)
+		m.settle(proxy)
+		kit.WaitForAnswer(t, address, host)
 	})
 	load.Under(t, "an image that is not there", func(t *testing.T) {
 		m.apply(with("5s", strings.ReplaceAll(first, "0.2.0", "none")))
 		time.Sleep(3 * settled)
 		m.apply(manifests)
-		time.Sleep(settled)
+		m.settle(proxy)
+		kit.WaitForAnswer(t, address, host)
 	})
 	load.Denied = ""
 	load.Under(t, "the registry is gone", func(*testing.T) {
@@ -120,7 +161,8 @@ func module(t *testing.T, proxy *Proxy) string {
 // Resources come and go in every order. Clients may choose their address only where nobody keeps them from it: without the filter.
 func TestOrdersUnderTraffic(t *testing.T) {
 	registry := kit.StartRegistry(t)
-	lb := kit.StartLB(t, "stable")
+	// It drops what is idle, and says so: a change that leaves connections behind is no reason for a failure.
+	lb := kit.StartLB(t, "fin:5s")
 	m := startMesh(t, shop+"---\n"+slice("shop", lb.Port())+"---\n"+ingressGateway)
 	proxy := m.startProxy("router", "istio-system", map[string]string{"istio": "ingressgateway"})
 	const address, host = "127.0.0.1:8080", "shop.example.com"
@@ -139,10 +181,10 @@ func TestOrdersUnderTraffic(t *testing.T) {
 			m.apply(kit.OfKind(manifests, "EnvoyFilter"))
 			for _, kind := range names {
 				m.apply(kit.OfKind(manifests, kind))
-				time.Sleep(settled)
+				m.settle(proxy)
 			}
 			proxy.WaitForLane(t, "shop", 4*time.Second, 60*time.Second)
-			time.Sleep(settled)
+			m.settle(proxy)
 		})
 		load.Denied = ""
 		if position(order, 0) == 0 {
@@ -155,10 +197,10 @@ func TestOrdersUnderTraffic(t *testing.T) {
 				} else {
 					m.remove(kit.OfKind(manifests, kind))
 				}
-				time.Sleep(settled)
+				m.settle(proxy)
 			}
 			m.remove(kit.OfKind(manifests, "EnvoyFilter"))
-			time.Sleep(settled)
+			m.settle(proxy)
 		}
 		load.Under(t, "remove "+strings.Join(names, ", "), remove)
 	}

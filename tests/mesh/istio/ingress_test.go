@@ -107,12 +107,31 @@ func TestIngressGatewayOfTheGatewayAPI(t *testing.T) {
 
 // behindIngress holds what both kinds of gateways do: stale connections without idleguard, none with it, and the client's address.
 func behindIngress(t *testing.T, m *Mesh, proxy *Proxy, lb *kit.LB, manifests string) {
-	const address, host = "127.0.0.1:8080", "shop.example.com"
-	kit.WaitForPort(t, address)
-	withoutFails(t, address, host)
+	setup := kit.Setup{Admin: proxy.Admin, LB: lb, Address: "127.0.0.1:8080", Host: "shop.example.com", Destination: "shop", ClientIP: true}
+	kit.WaitForPort(t, setup.Address)
+	setup.FailsWithout(t)
 	m.apply(manifests)
 	proxy.WaitForLane(t, "shop", 900*time.Millisecond, 60*time.Second)
-	withNothingFails(t, lb, address, host)
-	t.Logf("%d requests of the vectors", kit.CheckVectors(t, address, host))
-	kit.CheckChain(t, address, host)
+	setup.Holds(t)
+}
+
+// Mistakes in the manifests are found.
+func TestBrokenManifestsAreFound(t *testing.T) {
+	lb := kit.StartLB(t, "silent-rst:4s")
+	m := startMesh(t, shop+"---\n"+slice("shop", lb.Port())+"---\n"+ingressGateway)
+	proxy := m.startProxy("router", "istio-system", map[string]string{"istio": "ingressgateway"})
+	setup := kit.Setup{Admin: proxy.Admin, LB: lb, Address: "127.0.0.1:8080", Host: "shop.example.com", Destination: "shop", ClientIP: true}
+	kit.WaitForPort(t, setup.Address)
+	manifests := kit.Render(t, "istio/ingress-gateway", "lbIdleTimeout: learn", "lbIdleTimeout: 4s", image, "oci://"+kit.StartRegistry(t).Push("0.2.0"))
+	m.apply(manifests)
+	proxy.WaitForLane(t, "shop", 900*time.Millisecond, 60*time.Second)
+	setup.Finds(t, manifests, []kit.Break{
+		{Name: "another header", From: "        x-idleguard-lane:\n", To: "        x-other-lane:\n"},
+		{Name: "a misspelt lane in a route", From: "        subset: idle-900ms\n", To: "        subset: idle-900s\n"},
+		{Name: "a misspelt lane in the plugin", From: "          outbound|80|idle-900ms|", To: "          outbound|80|idle-900s|"},
+		{Name: "no skip_xff_append", From: "          skip_xff_append: true\n", To: "          skip_xff_append: false\n"},
+	}, func(manifests string) {
+		m.apply(manifests)
+		m.settle(proxy)
+	})
 }

@@ -28,31 +28,72 @@ import (
 // Mesh is Istio's discovery.
 type Mesh struct {
 	*xds.FakeDiscoveryServer
-	t       testing.TB
-	address string
+	t     *testing.T
+	front *kit.Front
+	stop  func()
+	// How many times it was waited for a proxy.
+	applied int
+}
+
+// generation is a test as far as one discovery server is concerned: what is to be cleaned up is so when that ends.
+type generation struct {
+	*testing.T
+	cleanups []func()
+}
+
+// Cleanup is testing.T's, but for the end.
+func (g *generation) Cleanup(cleanup func()) { g.cleanups = append(g.cleanups, cleanup) }
+
+func (g *generation) end() {
+	for len(g.cleanups) > 0 {
+		last := g.cleanups[len(g.cleanups)-1]
+		g.cleanups = g.cleanups[:len(g.cleanups)-1]
+		last()
+	}
 }
 
 // startMesh starts discovery with these resources.
 func startMesh(t *testing.T, resources string) *Mesh {
 	t.Helper()
+	m := &Mesh{t: t, front: kit.StartFront(t), stop: func() {}}
+	t.Cleanup(func() { m.stop() })
+	m.start(resources)
+	return m
+}
+
+// start starts a discovery server, which is asked once it knows everything.
+func (m *Mesh) start(resources string) {
+	m.t.Helper()
 	settings := mesh.DefaultMeshConfig()
 	settings.RootNamespace = "istio-system"
 	settings.EnableAutoMtls = wrapperspb.Bool(false) // there is no authority for certificates here
-	m := &Mesh{t: t}
-	m.FakeDiscoveryServer = xds.NewFakeDiscoveryServer(t, xds.FakeOptions{
+	var address string
+	this := &generation{T: m.t}
+	m.stop = this.end
+	m.FakeDiscoveryServer = xds.NewFakeDiscoveryServer(this, xds.FakeOptions{
 		MeshConfig: settings,
 		// As istiod has it: what changes within this time is pushed together.
 		DebounceTime: 100 * time.Millisecond,
 		ListenerBuilder: func() (net.Listener, error) {
 			listener, err := net.Listen("tcp", "127.0.0.1:0")
 			if err == nil {
-				m.address = listener.Addr().String()
+				address = listener.Addr().String()
 			}
 			return listener, err
 		},
 	})
 	m.apply(resources)
-	return m
+	time.Sleep(time.Second)
+	m.front.Set(address)
+}
+
+// restart takes the control plane away for this long, and starts another one, which knows these resources.
+func (m *Mesh) restart(away time.Duration, resources string) {
+	m.t.Helper()
+	m.front.Set("")
+	m.stop()
+	time.Sleep(away)
+	m.start(resources)
 }
 
 // apply creates resources, or changes those that are there.
@@ -173,7 +214,7 @@ func (m *Mesh) startProxy(kind, namespace string, labels map[string]string) *Pro
 	}
 	home := t.TempDir()
 	proxyConfig, err := json.Marshal(map[string]any{
-		"discoveryAddress": m.address, "controlPlaneAuthPolicy": "NONE", "concurrency": 2,
+		"discoveryAddress": m.front.Address, "controlPlaneAuthPolicy": "NONE", "concurrency": 2,
 		"binaryPath": kit.Envoy(t), "configPath": filepath.Join(home, "proxy"),
 		"terminationDrainDuration": "1s",
 	})

@@ -36,10 +36,10 @@ func TestSidecar(t *testing.T) {
 	lb := kit.StartLB(t, "silent-rst:4s")
 	m := startMesh(t, strings.ReplaceAll(sidecar, "PORT", lb.Port()))
 	proxy := m.startProxy("sidecar", "shop", map[string]string{"app": "checkout"})
-	const address, host = "127.0.0.1:80", "api.example.com"
-	kit.WaitForPort(t, address)
-	withoutFails(t, address, host)
+	setup := kit.Setup{Admin: proxy.Admin, LB: lb, Address: "127.0.0.1:80", Host: "api.example.com", Destination: "external-api"}
+	kit.WaitForPort(t, setup.Address)
+	setup.FailsWithout(t)
 	m.apply(kit.Render(t, "istio/sidecar", "lbIdleTimeout: learn", "lbIdleTimeout: 4s", image, "oci://"+kit.StartRegistry(t).Push("0.2.0")))
 	proxy.WaitForLane(t, "external-api", 900*time.Millisecond, 60*time.Second)
-	withNothingFails(t, lb, address, host)
+	setup.Holds(t)
 }

@@ -18,7 +18,8 @@ type Admin struct {
 
 // Get is what a path says; an error's text if it can't.
 func (a Admin) Get(path string) (string, error) {
-	client := http.Client{Timeout: 5 * time.Second}
+	// While it compiles a module it does not answer.
+	client := http.Client{Timeout: 30 * time.Second}
 	response, err := client.Get(a.URL + path)
 	if err != nil {
 		return "", err

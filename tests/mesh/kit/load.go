@@ -231,6 +231,17 @@ func Received(t testing.TB, address, host string, sent ...[2]string) [][2]string
 	return headers
 }
 
+// WaitForAnswer waits until a GET is answered by 200.
+func WaitForAnswer(t testing.TB, address, host string) {
+	t.Helper()
+	Eventually(t, 60*time.Second, func() string {
+		if _, err := received(address, host, "", nil); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+}
+
 // received is the same from this address, if there is one. A value's characters are bytes.
 func received(address, host, from string, sent [][2]string) ([][2]string, error) {
 	return receivedOf(address, "", host, from, sent)

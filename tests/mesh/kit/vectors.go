@@ -52,17 +52,18 @@ func vectors(t testing.TB) []vector {
 	return chosen
 }
 
-// CheckVectors sends the requests of the vectors from addresses that are really those of the peers, and looks what the application
-// gets. It says how many it sent.
-func CheckVectors(t testing.TB, address, host string) int {
+// VectorsWrong sends the requests of the vectors from addresses that are really those of the peers. It says how many it sent, and where
+// the application gets something else.
+func VectorsWrong(t testing.TB, address, host string) (int, []string) {
 	t.Helper()
 	chosen := vectors(t)
+	var wrong []string
 	for _, v := range chosen {
 		peer, _, _ := net.SplitHostPort(*v.Peer)
 		addAddress(t, peer)
 		received, err := received(address, host, peer, v.Headers)
 		if err != nil {
-			t.Errorf("%s: %v", v.Name, err)
+			wrong = append(wrong, fmt.Sprintf("%s: %v", v.Name, err))
 			continue
 		}
 		var found []string
@@ -78,10 +79,10 @@ func CheckVectors(t testing.TB, address, host string) int {
 		}
 		slices.Sort(found)
 		if !slices.Equal(found, wanted) {
-			t.Errorf("%s (%s): the application gets %q, not %q", v.Name, v.Why, found, wanted)
+			wrong = append(wrong, fmt.Sprintf("%s (%s): the application gets %q, not %q", v.Name, v.Why, found, wanted))
 		}
 	}
-	return len(chosen)
+	return len(chosen), wrong
 }
 
 // addAddress gives the network namespace an address of its own.
@@ -92,8 +93,8 @@ func addAddress(t testing.TB, address string) {
 	}
 }
 
-// CheckChain is what an application gets when there are two proxies in front, both trusted, and what Envoy says of the peer.
-func CheckChain(t testing.TB, address, host string) {
+// ChainWrong is where an application gets something wrong when there are two proxies in front, both trusted, and what Envoy says of the peer.
+func ChainWrong(t testing.TB, address, host string) []string {
 	t.Helper()
 	addAddress(t, "10.0.0.1")
 	received, err := received(address, host, "10.0.0.1", [][2]string{
@@ -101,8 +102,9 @@ func CheckChain(t testing.TB, address, host string) {
 		{"x-idleguard-lane", "shop=900ms"}, {"x_envoy_external_address", "192.0.2.66"},
 	})
 	if err != nil {
-		t.Fatal(err)
+		return []string{err.Error()}
 	}
+	var wrong []string
 	for name, wanted := range map[string][]string{
 		"x-forwarded-for":          {"203.0.113.7, 10.0.0.2, 10.0.0.1"},
 		"x-real-ip":                {"203.0.113.7"},
@@ -111,9 +113,10 @@ func CheckChain(t testing.TB, address, host string) {
 		"x-idleguard-lane":         nil,
 	} {
 		if found := Values(received, name); !slices.Equal(found, wanted) {
-			t.Errorf("the application gets %s: %q, not %q", name, found, wanted)
+			wrong = append(wrong, fmt.Sprintf("the application gets %s: %q, not %q", name, found, wanted))
 		}
 	}
+	return wrong
 }
 
 // CheckProxyProtocol is what the application gets of a client that the PROXY protocol names, from a load balancer that is nobody to

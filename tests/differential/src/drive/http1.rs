@@ -4,16 +4,10 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::wire::Wire;
 use crate::{
+    passage::Side,
     record::{End, Message, MessageEnd},
     script::{Do, Framing, Head, Signals, pattern},
 };
-
-/// Who speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
-    Client,
-    FarEnd,
-}
 
 /// What is left of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

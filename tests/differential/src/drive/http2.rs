@@ -20,12 +20,15 @@ use tokio::{
 
 use crate::{
     far_end::{Run, finished},
+    passage::Side,
     record::{Connection, End, Message, MessageEnd},
     script::{Do, Framing, Head, NEVER, Signals, pattern},
 };
 
 /// What the streams of a connection share.
 struct Shared {
+    signals: Arc<Signals>,
+    side: Side,
     socket: Mutex<Option<socket2::Socket>>,
     end: Mutex<End>,
     messages: Mutex<Vec<Message>>,
@@ -42,10 +45,12 @@ enum Order {
 }
 
 impl Shared {
-    fn new(stream: &TcpStream) -> (Arc<Self>, mpsc::UnboundedReceiver<Order>) {
+    fn new(stream: &TcpStream, signals: &Arc<Signals>, side: Side) -> (Arc<Self>, mpsc::UnboundedReceiver<Order>) {
         let _ = stream.set_nodelay(true);
         let (orders, receiver) = mpsc::unbounded_channel();
         let shared = Self {
+            signals: Arc::clone(signals),
+            side,
             socket: Mutex::new(socket2::SockRef::from(stream).try_clone().ok()),
             end: Mutex::new(End::Open),
             messages: Mutex::default(),
@@ -53,6 +58,14 @@ impl Shared {
             orders,
         };
         (Arc::new(shared), receiver)
+    }
+
+    fn sent(&self) {
+        self.signals.sent(self.side);
+    }
+
+    fn came(&self) {
+        self.signals.came(self.side);
     }
 
     fn end(&self) -> End {
@@ -146,6 +159,9 @@ impl Stream {
     /// Steps that are the same for both sides.
     async fn step(&mut self, step: &Do, next: Option<&Do>, shared: &Shared, signals: &Signals) {
         let is_last = matches!(next, Some(Do::End));
+        if matches!(step, Do::Data(_) | Do::Trailers(_) | Do::ResetStream(_)) || (*step == Do::End && !self.has_ended) {
+            shared.sent();
+        }
         match step {
             Do::Data(length) => {
                 let data = pattern(self.sent, *length);
@@ -165,10 +181,10 @@ impl Stream {
                     let _ = send.send_trailers(trailer_map(trailers));
                 }
             }
-            Do::ExpectData(length) => self.read(Some(*length)).await,
-            Do::ExpectEnd => self.read(None).await,
+            Do::ExpectData(length) => self.read(Some(*length), shared).await,
+            Do::ExpectEnd => self.read(None, shared).await,
             Do::ExpectClose => {
-                self.read(None).await;
+                self.read(None, shared).await;
                 shared.closed().await;
             }
             Do::HalfClose | Do::Fin => shared.close(false),
@@ -197,22 +213,25 @@ impl Stream {
     }
 
     /// Reads the body: to the end, or until that much of it has come.
-    async fn read(&mut self, until: Option<usize>) {
+    async fn read(&mut self, until: Option<usize>, shared: &Shared) {
         let Some(body) = &mut self.body else { return };
         while until.is_none_or(|until| self.message.length < until) {
             match timeout(NEVER, body.data()).await {
                 Err(_) => return,
                 Ok(Some(Ok(bytes))) => {
+                    shared.came();
                     let _ = body.flow_control().release_capacity(bytes.len());
                     self.message.add(&bytes);
                 }
                 Ok(Some(Err(error))) => {
+                    shared.came();
                     self.message.end = ended(&error);
                     self.body = None;
                     return;
                 }
                 Ok(None) => {
                     let trailers = timeout(NEVER, body.trailers()).await;
+                    shared.came();
                     self.message.end = MessageEnd::Complete;
                     match trailers {
                         Ok(Ok(Some(map))) => {
@@ -244,7 +263,7 @@ pub(crate) struct Client {
 impl Client {
     /// Runs the streams beside each other; each has its path.
     pub(crate) async fn run(stream: TcpStream, streams: Vec<(String, Vec<Do>)>, signals: Arc<Signals>) -> Self {
-        let (shared, mut orders) = Shared::new(&stream);
+        let (shared, mut orders) = Shared::new(&stream, &signals, Side::Client);
         let built = client::Builder::new().enable_push(false).handshake::<_, Bytes>(stream).await;
         let Ok((send, mut connection)) = built else {
             shared.ended(End::Rst);
@@ -298,6 +317,7 @@ async fn client_stream(
                 *request.headers_mut() = header_map(head);
                 stream.has_ended = matches!(next, Some(Do::End));
                 let _ = poll_fn(|context| send.poll_ready(context)).await;
+                shared.sent();
                 match send.send_request(request, stream.has_ended) {
                     Ok((future, body)) => {
                         response = Some(future);
@@ -328,7 +348,9 @@ async fn client_head(response: &mut Option<client::ResponseFuture>, stream: &mut
         }
         Pin::new(&mut *future).poll(context).map(Ok)
     });
-    match timeout(NEVER, next).await {
+    let next = timeout(NEVER, next).await;
+    shared.came();
+    match next {
         Ok(Err(interim)) => {
             let mut message = Message { start: interim.status().as_u16().to_string(), ..Message::default() };
             headers(&mut message, interim.headers());
@@ -352,7 +374,7 @@ async fn client_head(response: &mut Option<client::ResponseFuture>, stream: &mut
 
 /// A far end's connection, until it ends, or the case does.
 pub(crate) async fn serve(stream: TcpStream, run: Arc<Run>) -> Connection {
-    let (shared, mut orders) = Shared::new(&stream);
+    let (shared, mut orders) = Shared::new(&stream, &run.signals, Side::FarEnd);
     let Ok(mut connection) = server::Builder::new().max_concurrent_streams(200).handshake::<_, Bytes>(stream).await
     else {
         return Connection { messages: Vec::new(), end: End::Rst };
@@ -392,6 +414,7 @@ async fn far_end_stream(
     shared: &Shared,
     run: &Run,
 ) {
+    shared.came();
     let (parts, body) = request.into_parts();
     let target = parts.uri.path_and_query().map_or_else(|| parts.uri.to_string(), ToString::to_string);
     let mut stream = Stream { body: Some(body), ..Stream::default() };
@@ -405,6 +428,7 @@ async fn far_end_stream(
             Do::Head(head) => {
                 let mut response = Response::builder().status(head.start.as_ref()).body(()).expect("a response");
                 *response.headers_mut() = header_map(head);
+                shared.sent();
                 if response.status().is_informational() {
                     let _ = respond.send_informational(response); // the other side may have gone
                     continue;
@@ -412,7 +436,10 @@ async fn far_end_stream(
                 stream.has_ended = matches!(next, Some(Do::End));
                 stream.send = respond.send_response(response, stream.has_ended).ok();
             }
-            Do::ResetStream(code) if stream.send.is_none() => respond.send_reset(Reason::from(*code)),
+            Do::ResetStream(code) if stream.send.is_none() => {
+                shared.sent();
+                respond.send_reset(Reason::from(*code));
+            }
             Do::ExpectReset => {
                 let reset = poll_fn(|context| match &mut stream.send {
                     Some(send) => send.poll_reset(context),
@@ -431,7 +458,7 @@ async fn far_end_stream(
         }
     }
     if !steps.iter().any(|step| matches!(step, Do::ResetStream(_))) {
-        stream.read(None).await;
+        stream.read(None, shared).await;
     }
     shared.messages.lock().expect("no panic under the lock").push(stream.message);
 }

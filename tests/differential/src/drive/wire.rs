@@ -1,6 +1,6 @@
 //! A TCP connection that reads while it writes, so that nobody waits for the other for ever.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use socket2::SockRef;
@@ -10,7 +10,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{record::End, script::NEVER};
+use crate::{
+    passage::Side,
+    record::End,
+    script::{NEVER, Signals},
+};
 
 /// The connection, and what has come and was not looked at yet.
 #[derive(Debug)]
@@ -19,17 +23,36 @@ pub(crate) struct Wire {
     pub(crate) input: BytesMut,
     pub(crate) end: End,
     slow: Option<usize>,
+    noted: Option<(Arc<Signals>, Side)>,
 }
 
 impl Wire {
     pub(crate) fn new(stream: TcpStream) -> Self {
         let _ = stream.set_nodelay(true);
-        Self { stream: Some(stream), input: BytesMut::new(), end: End::Open, slow: None }
+        Self { stream: Some(stream), input: BytesMut::new(), end: End::Open, slow: None, noted: None }
     }
 
     /// No connection, only what came on one.
     pub(crate) fn ended(bytes: &[u8]) -> Self {
-        Self { stream: None, input: bytes.into(), end: End::Fin, slow: None }
+        Self { stream: None, input: bytes.into(), end: End::Fin, slow: None, noted: None }
+    }
+
+    /// The same; when this side sends and receives is noted.
+    pub(crate) fn noted(mut self, signals: &Arc<Signals>, side: Side) -> Self {
+        self.noted = Some((Arc::clone(signals), side));
+        self
+    }
+
+    fn sends(&self) {
+        if let Some((signals, side)) = &self.noted {
+            signals.sent(*side);
+        }
+    }
+
+    fn receives(&self) {
+        if let Some((signals, side)) = &self.noted {
+            signals.came(*side);
+        }
     }
 
     pub(crate) fn slowly(&mut self, bytes: usize) {
@@ -60,13 +83,17 @@ impl Wire {
         match stream.try_read(&mut buffer[..limit]) {
             Ok(0) => self.end = End::Fin,
             Ok(length) => self.input.extend_from_slice(&buffer[..length]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(_) => self.end = End::Rst,
         }
+        self.receives();
     }
 
     /// Writes, and reads meanwhile. That the other side wants no more is seen when reading.
     pub(crate) async fn send(&mut self, mut bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.sends();
+        }
         while !bytes.is_empty() && matches!(self.end, End::Open | End::Fin) {
             let Some(stream) = &self.stream else { return };
             // Once the other side has sent FIN its socket is readable for good.
@@ -102,6 +129,7 @@ impl Wire {
     /// Sends FIN; can still read.
     pub(crate) fn half_close(&mut self) {
         if let Some(stream) = &self.stream {
+            self.sends();
             let _ = SockRef::from(stream).shutdown(std::net::Shutdown::Write);
         }
     }
@@ -109,6 +137,7 @@ impl Wire {
     pub(crate) fn close(&mut self) {
         if self.end == End::Open {
             self.end = End::Ours;
+            self.sends();
         }
         self.stream = None;
     }

@@ -1,0 +1,3 @@
+module idleguard/tests/clients
+
+go 1.24

@@ -4,15 +4,13 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
 use super::address::{canonical, parse_endpoint, trim_blanks};
 
 /// A block of addresses of one family (RFC 4632, RFC 4291 §2.3): `10.0.0.0/8`, or a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cidr {
-    first: IpAddr,
-    last: IpAddr,
-    length: u8,
-}
+pub(super) struct Cidr(IpNet);
 
 impl Cidr {
     /// Reads a block or a single address; no zone, no port. Bits beyond the prefix length are ignored, and a block inside
@@ -21,34 +19,22 @@ impl Cidr {
         let text = str::from_utf8(trim_blanks(text.as_bytes())).ok()?;
         let Some((address, length)) = text.split_once('/') else {
             let (address, port) = parse_endpoint(text.as_bytes())?;
-            let length = if address.is_ipv4() { 32 } else { 128 };
-            return (!text.contains('%') && port.is_none()).then(|| Self::new(address, length))?;
+            return (!text.contains('%') && port.is_none()).then(|| Self(IpNet::from(address)));
         };
         // One to three digits, without leading zeros.
         let length = length.parse().ok().filter(|number: &u8| number.to_string() == length)?;
         // By the standard library: here, and only here, the unspecified addresses and mapped ones as such are wanted.
-        let address: IpAddr = address.parse().ok()?;
-        match (address.to_canonical(), length.checked_sub(96)) {
-            (mapped, Some(length)) if mapped != address => Self::new(mapped, length),
-            _ => Self::new(address, length),
-        }
-    }
-
-    /// The block that holds this address and has this prefix length. `None`: its family has no such.
-    fn new(address: IpAddr, length: u8) -> Option<Self> {
-        let (first, last) = match address {
-            IpAddr::V4(address) => {
-                let beyond = u32::MAX.checked_shr(length.into()).unwrap_or(0);
-                let last = address.to_bits() | beyond;
-                (length <= 32).then_some((IpAddr::V4((last ^ beyond).into()), IpAddr::V4(last.into())))?
-            }
+        let block = match address.parse().ok()? {
+            IpAddr::V4(address) => IpNet::V4(Ipv4Net::new(address, length).ok()?),
             IpAddr::V6(address) => {
-                let beyond = u128::MAX.checked_shr(length.into()).unwrap_or(0);
-                let last = address.to_bits() | beyond;
-                (length <= 128).then_some((IpAddr::V6((last ^ beyond).into()), IpAddr::V6(last.into())))?
+                let block = Ipv6Net::new(address, length).ok()?;
+                match (address.to_ipv4_mapped(), length.checked_sub(96)) {
+                    (Some(address), Some(length)) => IpNet::V4(Ipv4Net::new(address, length).ok()?),
+                    _ => IpNet::V6(block),
+                }
             }
         };
-        Some(Self { first, last, length })
+        Some(Self(block.trunc()))
     }
 
     /// The blocks behind a name that may stand in their place: `"private"` (RFC 1918, RFC 4193, RFC 6598, loopback,
@@ -73,38 +59,38 @@ impl Cidr {
     }
 
     /// Is the address in this block? Never, if it is of the other family.
+    #[cfg(test)]
     pub(super) fn contains(&self, address: IpAddr) -> bool {
-        // Any IPv4 address comes before any IPv6 address.
-        (self.first..=self.last).contains(&address)
+        self.0.contains(&address)
     }
 
     /// Is it a block of IPv4 addresses?
     pub(super) fn is_v4(&self) -> bool {
-        self.first.is_ipv4()
+        matches!(self.0, IpNet::V4(_))
     }
 
     /// Does the block hold every address of its family?
     pub(super) fn is_everyone(&self) -> bool {
-        self.length == 0
+        self.0.prefix_len() == 0
     }
 }
 
 impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", canonical(self.first), self.length)
+        write!(f, "{}/{}", canonical(self.0.addr()), self.0.prefix_len())
     }
 }
 
 /// Many blocks as one set: in order, none inside another. Asking it takes a binary search: a CDN publishes hundreds of blocks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Blocks(Vec<Cidr>);
+pub(super) struct Blocks(Vec<IpNet>);
 
 impl Blocks {
     /// Is the address in one of the blocks?
     pub(super) fn contains(&self, address: IpAddr) -> bool {
         // Two blocks lie apart, or one holds the other: only the last one that begins at or before the address can hold it.
-        let after = self.0.partition_point(|block| block.first <= address);
-        after.checked_sub(1).and_then(|at| self.0.get(at)).is_some_and(|block| block.contains(address))
+        let after = self.0.partition_point(|block| block.network() <= address);
+        after.checked_sub(1).and_then(|at| self.0.get(at)).is_some_and(|block| block.contains(&address))
     }
 
     /// Is there no block at all?
@@ -116,10 +102,10 @@ impl Blocks {
 impl FromIterator<Cidr> for Blocks {
     fn from_iter<I: IntoIterator<Item = Cidr>>(blocks: I) -> Self {
         let mut set = Self::default();
-        for new in blocks {
-            set.0.retain(|block| !(new.contains(block.first) && new.contains(block.last)));
-            if !set.contains(new.first) {
-                set.0.insert(set.0.partition_point(|block| block.first < new.first), new);
+        for Cidr(new) in blocks {
+            if !set.contains(new.network()) || set.0.iter().any(|block| new.contains(block)) {
+                set.0.retain(|block| !new.contains(block));
+                set.0.insert(set.0.partition_point(|block| block.network() < new.network()), new);
             }
         }
         set

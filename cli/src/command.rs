@@ -1,5 +1,6 @@
 //! Commands of the tool that need more than a call of the library.
 
+pub(crate) mod recommend;
 pub(crate) mod scout;
 
 use std::time::Duration;

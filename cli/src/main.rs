@@ -18,7 +18,7 @@ use idleguard_cli::inject::{Request, ScoutRequest, inject, remove};
 use idleguard_cli::{kind, schema};
 use similar::TextDiff;
 
-use self::command::{duration, scout};
+use self::command::{duration, recommend, scout};
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
@@ -43,6 +43,7 @@ enum Command {
     Inject(InjectArguments),
     Check(CheckArguments),
     Scout(scout::Arguments),
+    Recommend(recommend::Arguments),
     /// Print the JSON Schema of the plugin configuration
     Schema,
     /// Explain idleguard's options to those who know a client library's
@@ -168,6 +169,7 @@ fn main() -> ExitCode {
         Command::Inject(arguments) => run_inject(&arguments),
         Command::Check(arguments) => run_check(&arguments),
         Command::Scout(arguments) => scout::run(arguments),
+        Command::Recommend(arguments) => recommend::run(&arguments),
         Command::Schema => print_schema(),
         Command::Explain { library, error } => explain(library, error.as_deref()),
         Command::Completions { shell } => {

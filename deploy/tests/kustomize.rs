@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 pub(crate) const DIRECTORIES: [&str; 5] =
     ["istio/egress-gateway", "istio/sidecar", "istio/ingress-gateway", "istio/ingress-gateway-api", "envoy-gateway"];
 
+/// Those with a scout, which has no lanes.
+pub(crate) const SCOUTS: [&str; 2] = ["istio/scout", "envoy-gateway/scout"];
+
 /// `kubectl`: `KUBECTL`, or the project's `.venv`, or the one on the `PATH`.
 pub(crate) fn kubectl() -> Result<PathBuf> {
     let own = || Some(project::root().join(".venv/bin/kubectl")).filter(|path| path.is_file());
@@ -29,6 +32,9 @@ pub(crate) fn render(kubectl: &Path, directory: &str, settings: &[(&str, Value)]
     let copy = tempfile::tempdir()?;
     for entry in fs::read_dir(&source)? {
         let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            continue; // a directory of its own
+        }
         fs::copy(entry.path(), copy.path().join(entry.file_name()))?;
     }
     let path = copy.path().join("settings.yaml");
@@ -84,7 +90,7 @@ fn words(value: &Value, into: &mut BTreeSet<String>) {
 #[test]
 fn every_setting_reaches_all_its_places() {
     let Some(kubectl) = project::or_skip(kubectl()) else { return };
-    for directory in DIRECTORIES {
+    for directory in DIRECTORIES.into_iter().chain(SCOUTS) {
         let shipped = settings(directory).expect("settings");
         let marked: Vec<(&str, Value)> = shipped
             .iter()

@@ -9,3 +9,4 @@ mod image;
 mod kustomize;
 mod lanes;
 mod schemas;
+mod scouts;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use idleguard_harness::project;
 use serde_json::{Value, json};
 
-use super::kustomize::{DIRECTORIES, kubectl, render};
+use super::kustomize::{DIRECTORIES, SCOUTS, kubectl, render};
 
 /// Reads `[[schema, document], …]` and prints what is wrong with each document, as `[[…], …]`.
 const VALIDATE: &str = "import json, sys; from jsonschema import Draft7Validator as V; \
@@ -46,9 +46,9 @@ fn complaints(python: &PathBuf, documents: &[Value]) -> Result<Vec<Vec<String>>>
 fn manifests_are_valid() {
     let Some(kubectl) = project::or_skip(kubectl()) else { return };
     let Some(python) = project::or_skip(python()) else { return };
-    for directory in DIRECTORIES {
+    for directory in DIRECTORIES.into_iter().chain(SCOUTS) {
         let mut documents = render(&kubectl, directory, &[]).expect("manifests");
-        assert!(documents.len() >= 3, "{directory}: {documents:?}");
+        assert!(documents.len() >= if SCOUTS.contains(&directory) { 1 } else { 3 }, "{directory}: {documents:?}");
         assert!(documents.iter().all(|document| document["kind"] != "Settings"), "settings are not for the cluster");
         documents.retain(|document| document["kind"] != "Service");
         let found = complaints(&python, &documents).expect("a verdict");

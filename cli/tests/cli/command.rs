@@ -168,6 +168,10 @@ fn the_rest_prints() {
         (&["explain", "apache-httpclient"], "setTimeToLive"),
         (&["explain", "go"], "IdleConnTimeout"),
         (&["explain", "node"], "keepAliveTimeout"),
+        (
+            &["explain", "--error", "java.io.IOException: HTTP/1.1 header parser received no bytes"],
+            "jdk.httpclient.keepalive.timeout",
+        ),
         (&["completions", "bash"], "_idleguard()"),
         (&["completions", "zsh"], "#compdef idleguard"),
     ] {

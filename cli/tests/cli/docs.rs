@@ -21,13 +21,40 @@ fn every_finding_is_explained() {
 #[test]
 fn the_manual_names_every_command_and_library() {
     let text = project_file("docs/cli.md");
-    for command in ["inject", "check", "schema", "explain", "completions"] {
+    for command in ["scout", "recommend", "inject", "check", "schema", "explain", "completions"] {
         assert!(text.contains(&format!("idleguard {command}")), "{command}");
     }
     for library in Library::value_variants() {
         let name = library.to_possible_value().expect("a name");
         assert!(text.contains(name.get_name()), "{}", name.get_name());
     }
+}
+
+/// What clients were seen to say, `make test-clients` writes into docs/clients.md.
+#[test]
+fn the_errors_that_clients_were_seen_to_give_are_known() {
+    let text = project_file("docs/clients.md");
+    let mut known = 0;
+    for section in text.split("\n## ").skip(1) {
+        let (title, rest) = section.split_once('\n').expect("a title");
+        let library = match title {
+            "Reactor Netty" => Library::ReactorNetty,
+            "Apache HttpClient 5" => Library::ApacheHttpclient,
+            "JDK HttpClient" => Library::Jdk,
+            "OkHttp" => Library::Okhttp,
+            "Go net/http" => Library::Go,
+            "Node http" | "Node undici" => Library::Node,
+            "Python requests" | "Python httpx" | "Python aiohttp" => Library::Python,
+            "Rust reqwest" => Library::Reqwest,
+            other => panic!("`idleguard explain` does not know {other}"),
+        };
+        let cells = rest.lines().filter(|line| line.starts_with("| `")).filter_map(|line| line.split(" | ").nth(3));
+        for said in cells.flat_map(|cell| cell.trim_end_matches(" |").split("<br>")).filter(|said| said.len() > 2) {
+            assert!(Library::that_say(said).contains(&library), "{title}: {said}");
+            known += 1;
+        }
+    }
+    assert!(known > 10, "the tables are not found");
 }
 
 /// Bootstraps in the documentation are shown because they are right; so are plugin configurations.

@@ -6,6 +6,7 @@ mod command;
 mod docs;
 mod injection;
 mod mistakes;
+mod recommend;
 mod schema;
 mod scout;
 

@@ -30,16 +30,7 @@ func (m *Mesh) settle(proxy *Proxy) {
 	m.applied++
 	name := fmt.Sprintf("applied-%d.example.com", m.applied)
 	m.apply(strings.ReplaceAll(marker, "NAME", name))
-	kit.Eventually(m.t, 60*time.Second, func() string {
-		routes, err := proxy.Get("/config_dump?resource=dynamic_route_configs")
-		if err != nil {
-			return err.Error()
-		}
-		if !strings.Contains(routes, name) {
-			return "the proxy does not have what was applied"
-		}
-		return ""
-	})
+	proxy.Applied(m.t, name)
 	time.Sleep(settled / 2)
 }
 

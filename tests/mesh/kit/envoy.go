@@ -32,6 +32,29 @@ func (a Admin) Get(path string) (string, error) {
 	return string(body), err
 }
 
+// Applied waits until a route for this name is there, and no cluster is on its way. A cluster that changes stays as it was until its
+// endpoints have come again, which may take 15 s.
+func (a Admin) Applied(t testing.TB, name string) {
+	t.Helper()
+	Eventually(t, 60*time.Second, func() string {
+		routes, err := a.Get("/config_dump?resource=dynamic_route_configs")
+		if err != nil {
+			return err.Error()
+		}
+		warming, err := a.Get("/config_dump?resource=dynamic_warming_clusters")
+		if err != nil {
+			return err.Error()
+		}
+		if !strings.Contains(routes, name) {
+			return "Envoy does not have what was applied"
+		}
+		if strings.Contains(warming, "version_info") {
+			return "clusters are on their way"
+		}
+		return ""
+	})
+}
+
 // Stats are the counters and gauges by name.
 func (a Admin) Stats() (map[string]uint64, error) {
 	text, err := a.Get("/stats")

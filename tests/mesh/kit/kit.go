@@ -65,7 +65,7 @@ func Envoy(t testing.TB) string {
 func Render(t testing.TB, directory string, settings ...string) string {
 	t.Helper()
 	copied := t.TempDir()
-	files, err := filepath.Glob(filepath.Join(Root(t), "deploy", directory, "*"))
+	files, err := filepath.Glob(filepath.Join(Root(t), "deploy", directory, "*.yaml"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("%s: no files, %v", directory, err)
 	}

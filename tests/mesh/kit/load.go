@@ -31,7 +31,7 @@ type Load struct {
 	Check func(*http.Response, []byte) string
 	// Denied, if any, is the only failure that may be, and must be, under a change.
 	Denied string
-	// Tolerated are failures that a few requests may have, up to five of each.
+	// Tolerated are failures that a few requests may have, in the moment of a change: of each one in a hundred at most.
 	Tolerated []string
 	// Path is "/" if it is empty.
 	Path string
@@ -322,7 +322,7 @@ func (l Load) Under(t *testing.T, name string, change func(t *testing.T)) {
 				denied := report.Failures[l.Denied]
 				tolerated := 0
 				for _, failure := range l.Tolerated {
-					tolerated += min(5, report.Failures[failure])
+					tolerated += min((report.OK+report.Failed())/100, report.Failures[failure])
 				}
 				if report.Failed() != denied+tolerated || report.OK < 50 || (l.Denied != "") != (denied > 0) {
 					t.Errorf("%s", report)

@@ -19,6 +19,8 @@ type Setup struct {
 	Destination string
 	// ClientIP is whether idleguard finds the client's address, too.
 	ClientIP bool
+	// Labelled is whether the destination is a label in Prometheus; else it is a part of the metrics' names.
+	Labelled bool
 }
 
 // Drops are the ways in which the load balancer drops idle connections.
@@ -50,7 +52,7 @@ func (s Setup) Holds(t *testing.T) {
 		})
 	}
 	t.Run("metrics and headers", func(t *testing.T) {
-		for _, wrong := range s.seen(t) {
+		for _, wrong := range append(s.seen(t), s.DashboardWrong(t, false)...) {
 			t.Error(wrong)
 		}
 	})
@@ -134,4 +136,22 @@ func (s Setup) Finds(t *testing.T, manifests string, breaks []Break, apply func(
 			t.Error(wrong)
 		}
 	})
+}
+
+// Scouted holds that the scout finds the timeout, that the lane follows, and that nothing fails then.
+func (s Setup) Scouted(t *testing.T) {
+	t.Helper()
+	name := "scout." + s.Destination + ".lb_idle_timeout_ms"
+	Eventually(t, 2*time.Minute, func() string {
+		// A busy machine is late, and never early.
+		if found := s.Metric(t, name); found < 3900 || found > 4400 {
+			return fmt.Sprintf("%s is %d", name, found)
+		}
+		return ""
+	})
+	s.WaitForLane(t, s.Destination, 900*time.Millisecond, 30*time.Second)
+	t.Logf("the scout says %d ms after %d requests", s.Metric(t, name), s.Metric(t, "scout."+s.Destination+".requests"))
+	for _, wrong := range append(s.drops(t, "fin:4s"), s.DashboardWrong(t, true)...) {
+		t.Error(wrong)
+	}
 }

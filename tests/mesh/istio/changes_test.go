@@ -31,6 +31,7 @@ func (m *Mesh) settle(proxy *Proxy) {
 	name := fmt.Sprintf("applied-%d.example.com", m.applied)
 	m.apply(strings.ReplaceAll(marker, "NAME", name))
 	proxy.Applied(m.t, name)
+	proxy.Warm(m.t)
 	time.Sleep(settled / 2)
 }
 

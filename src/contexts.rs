@@ -182,8 +182,8 @@ pub(crate) fn on_new_connection(id: u32) {
     with_connection(id, |connection| connection.on_new_connection(id));
 }
 
-pub(crate) fn on_downstream_data(id: u32, size: usize) {
-    with_connection(id, |connection| connection.on_downstream_data(id, size));
+pub(crate) fn on_downstream_data(id: u32, size: usize, end: bool) {
+    with_connection(id, |connection| connection.on_downstream_data(id, size, end));
 }
 
 pub(crate) fn on_upstream_data(id: u32, size: usize, end: bool) {

@@ -89,8 +89,12 @@ impl ScoutRoot {
     }
 
     /// Nothing within calls back for the scout's own state.
+    fn with_turn<T>(&self, act: impl FnOnce(&mut Option<Turn>) -> T) -> Option<T> {
+        self.turn.try_borrow_mut().ok().map(|mut turn| act(&mut turn))
+    }
+
     fn with_scout<T>(&self, act: impl FnOnce(&mut Scout) -> T) -> Option<T> {
-        self.turn.try_borrow_mut().ok()?.as_mut().map(|turn| act(&mut turn.scout))
+        self.with_turn(|turn| turn.as_mut().map(|turn| act(&mut turn.scout))).flatten()
     }
 
     pub(crate) fn on_tick(&self) {
@@ -144,7 +148,7 @@ impl ScoutRoot {
             host::report(error);
             false
         });
-        let has_turn = self.turn.borrow().is_some(); // let go of it before the turn ends
+        let has_turn = self.with_turn(|turn| turn.is_some()).unwrap_or_default();
         match (is_held, has_turn) {
             (true, false) => {}
             (false, true) => {
@@ -159,14 +163,14 @@ impl ScoutRoot {
         let scout = Scout::new(self.config.max_wait, known, now);
         let turn =
             Turn { scout, told: known, logged: known.idle, looked: self.latest_event(), told_at: Timestamp::default() };
-        *self.turn.borrow_mut() = Some(turn);
-        true
+        self.with_turn(|place| *place = Some(turn)).is_some()
     }
 
     /// Another worker scouts now: what is left of ours would stand in its way.
     fn end_turn(&self) {
-        let connections = self.turn.borrow_mut().take().map(|turn| turn.scout.connections().collect());
-        self.close(connections.unwrap_or_default());
+        if let Some(turn) = self.with_turn(Option::take).flatten() {
+            self.close(turn.scout.connections().collect());
+        }
     }
 
     fn give_up_turn(&self) {
@@ -199,14 +203,16 @@ impl ScoutRoot {
     /// Users' requests met a connection that the far end had dropped, or needed a second attempt.
     fn look(&self, now: Timestamp) {
         let latest = self.latest_event();
-        if let Some(turn) = self.turn.borrow_mut().as_mut().filter(|turn| latest > turn.looked) {
-            turn.looked = latest;
-            turn.scout.on_look(now);
-        }
+        self.with_turn(|turn| {
+            if let Some(turn) = turn.as_mut().filter(|turn| latest > turn.looked) {
+                turn.looked = latest;
+                turn.scout.on_look(now);
+            }
+        });
     }
 
     fn tell(&self, now: Timestamp) {
-        let mut turn = self.turn.borrow_mut();
+        let Ok(mut turn) = self.turn.try_borrow_mut() else { return };
         let Some(turn) = turn.as_mut() else { return };
         let counts = turn.scout.take_counts();
         self.add(ScoutMetric::Requests, counts.requests);
@@ -310,7 +316,7 @@ impl Connection {
         self.root.with_scout(|scout| scout.on_opened(context, now));
     }
 
-    pub(crate) fn on_downstream_data(&mut self, context: u32, size: usize) {
+    pub(crate) fn on_downstream_data(&mut self, context: u32, size: usize, end: bool) {
         let now = host::now();
         let bytes = host::buffer(BufferType::DownstreamData, 0, size).map_err(host::report).unwrap_or_default();
         if self.host.is_empty() {
@@ -318,6 +324,10 @@ impl Connection {
         }
         if self.wire.on_sent(&bytes) {
             self.root.with_scout(|scout| scout.on_asked(context, &self.host, now));
+        }
+        if end {
+            // Envoy's pool ends it. Until 1.39 the far end's FIN that answers comes before the close, and must not look like the cause.
+            self.root.with_scout(|scout| scout.on_closed(context, By::Pool, now));
         }
     }
 

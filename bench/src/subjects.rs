@@ -1,11 +1,14 @@
 //! What is compared: proxies between the clients and the load balancer, each as its documentation or an expert would set it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::ValueEnum;
+use idleguard_cli::recommend::{as_json, recommend};
+use idleguard_core::timeout::Margin;
 use idleguard_harness::{
     envoy::{Config, Envoy, Options},
+    http,
     servers::Server,
 };
 use serde::{Deserialize, Serialize};
@@ -19,6 +22,8 @@ pub enum Subject {
     Plain,
     /// Envoy whose operator knows the timeout: `idle_timeout` at 90 % of it, and one retry of GET after a reset.
     Static,
+    /// The same where nobody knew it: a scout measured, and the patch of `idleguard recommend` was put in. No filter of ours is there then.
+    Recommended,
     /// HAProxy as it comes: `http-reuse safe`, `pool-purge-delay 5s`.
     Haproxy,
     /// HAProxy with `pool-purge-delay` at a sixth of the timeout, and retries of GET after an empty response.
@@ -39,7 +44,7 @@ pub enum Subject {
 
 impl Subject {
     /// All, in the order of tables and pictures.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Plain,
         Self::Haproxy,
         Self::HaproxyTuned,
@@ -47,6 +52,7 @@ impl Subject {
         Self::NginxKeepalive,
         Self::NginxTuned,
         Self::Static,
+        Self::Recommended,
         Self::Known,
         Self::Learning,
         Self::Scout,
@@ -57,6 +63,7 @@ impl Subject {
         match self {
             Self::Plain => "Envoy, as it comes",
             Self::Static => "Envoy, idle_timeout known",
+            Self::Recommended => "Envoy, as `recommend` says",
             Self::Haproxy => "HAProxy, as it comes",
             Self::HaproxyTuned => "HAProxy, tuned",
             Self::Nginx => "nginx, as it comes",
@@ -84,10 +91,13 @@ impl Subject {
             Self::Nginx => Running::Server(nginx(lb, None).await?),
             Self::NginxKeepalive => Running::Server(nginx(lb, Some(String::new())).await?),
             Self::NginxTuned => Running::Server(nginx(lb, Some(format!("keepalive_timeout {limit}ms;"))).await?),
+            Self::Recommended => {
+                let config = recommended(self.envoy(terms)?.upstream(lb), terms.timeout).await?;
+                Running::Envoy(Envoy::start(&config, options()).await?)
+            }
             Self::Plain | Self::Static | Self::Known | Self::Learning | Self::Scout => {
                 let config = self.envoy(terms)?.upstream(lb);
-                let options = Options { start_within: Duration::from_secs(120), ..Options::default() };
-                Running::Envoy(Envoy::start(&config, options).await?)
+                Running::Envoy(Envoy::start(&config, options()).await?)
             }
         })
     }
@@ -105,10 +115,42 @@ impl Subject {
             Self::Static => config.without_idleguard().envoy_idle_timeout("payments", &seconds(terms.timeout * 9 / 10)),
             Self::Known => config.without_scout().lb_idle_timeout(&millis(terms.timeout)),
             Self::Learning => config.without_scout(),
-            Self::Scout => config,
+            Self::Scout | Self::Recommended => config,
             _ => config.without_idleguard(),
         })
     }
+}
+
+fn options() -> Options {
+    Options { start_within: Duration::from_secs(120), ..Options::default() }
+}
+
+/// The base alone, with what `recommend` says after a scout has measured; as it was, if there was nothing to measure.
+async fn recommended(with_scout: Config, timeout: Duration) -> Result<Config> {
+    let with_scout = with_scout.lanes(&[]); // what is in use is the base's timeout
+    let envoy = Envoy::start(&with_scout, options()).await?;
+    let known = |stats: &BTreeMap<String, u64>| {
+        let of =
+            |metric: &str| stats.get(&format!("wasmcustom.idleguard.scout.payments.{metric}")).copied().unwrap_or(0);
+        // The bounds of a silent far end are narrowed down first.
+        let is_close = of("lower_bound_ms") * 10 >= u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX) * 9;
+        of("lb_idle_timeout_ms") > 0 && (is_close || of("kind_silent") == 0)
+    };
+    let plain = with_scout.without_idleguard();
+    if envoy.wait_for(timeout * 26, "a scout", known).await.is_err() {
+        return Ok(plain);
+    }
+    let dump = http::get(envoy.admin(), "/config_dump").await?.text();
+    let stats = http::get(envoy.admin(), "/stats?filter=idleguard").await?.text();
+    let (found, _) = recommend(&serde_json::from_str(&dump)?, &stats, Margin::Share(0.1))?;
+    let one = found.first().context("a recommendation")?;
+    let patch = as_json(one)["patch"].clone();
+    Ok(plain.edit_clusters(|cluster| {
+        let is_meant = cluster["name"] == patch["name"];
+        for (key, value) in patch.as_object().into_iter().flatten().filter(|_| is_meant) {
+            cluster[key] = value.clone();
+        }
+    }))
 }
 
 /// What a subject is told, and what it isn't.

@@ -62,6 +62,8 @@ pub struct Outcome {
     lost: Vec<Duration>,
     /// In milliseconds, where there is idleguard.
     lanes: Option<Vec<u64>>,
+    /// What idleguard says of the idle timeout at the end.
+    found: Option<Duration>,
 }
 
 /// The idle timeouts of the load balancers: the first one, and what it falls to.
@@ -200,10 +202,11 @@ impl Side {
         let bursts = load(Pattern::Bursts { gap }).clients(clients.div_ceil(4));
         let scattered = load(Pattern::Scattered { gap }).clients(clients - clients.div_ceil(4));
         let before = self.lb.counters();
-        let mut seen = Vec::new();
+        let (mut seen, mut found) = (Vec::new(), None);
         let lanes = async {
             loop {
-                let lane = self.destination().await.lane;
+                let Destination { lane, timeout, .. } = self.destination().await;
+                found = (timeout > 0).then(|| Duration::from_millis(timeout));
                 if lane > 0 && seen.last() != Some(&lane) {
                     seen.push(lane);
                 }
@@ -221,7 +224,7 @@ impl Side {
         let ages = |lost| reuses.iter().filter(|reuse| reuse.lost == lost).map(|reuse| reuse.idle_age).collect();
         let opened = self.lb.counters().opened - before.opened;
         let lanes = (!seen.is_empty()).then_some(seen);
-        Outcome { report, opened, reused: ages(false), lost: ages(true), lanes }
+        Outcome { report, opened, reused: ages(false), lost: ages(true), lanes, found }
     }
 
     fn shown(&self) -> MutexGuard<'_, Shown> {
@@ -312,6 +315,7 @@ impl Comparison {
             sum.opened += other.opened;
             sum.reused.extend(other.reused);
             sum.lost.extend(other.lost);
+            sum.found = other.found;
             if let Some(lanes) = other.lanes {
                 sum.lanes.get_or_insert_default().extend(lanes);
             }
@@ -341,6 +345,7 @@ impl fmt::Display for Comparison {
         rows.push(("  longest idle age, answered".to_owned(), sides.map(|side| seconds(side.reused.iter().max()))));
         rows.push(("  shortest idle age, lost".to_owned(), sides.map(|side| seconds(side.lost.iter().min()))));
         rows.push(("lanes in force".to_owned(), sides.map(Outcome::lanes)));
+        rows.push(("idle timeout, as found at last".to_owned(), sides.map(|side| seconds(side.found.as_ref()))));
         writeln!(f, "{:<32}{:>14}{:>18}", "", "plain Envoy", "idleguard")?;
         for (what, [plain, guarded]) in rows {
             writeln!(f, "{what:<32}{plain:>14}{guarded:>18}")?;

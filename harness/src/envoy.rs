@@ -43,6 +43,8 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// The binary; none finds one, see [`project::envoy`].
     pub binary: Option<PathBuf>,
+    /// A base id and an epoch: this Envoy can be restarted hot, or takes over from the one of the epoch before.
+    pub hot_restart: Option<(u32, u32)>,
     /// A program, and its arguments, that runs the binary: valgrind.
     pub under: Vec<OsString>,
     /// How long the start may take. Compiling the filter is part of it.
@@ -56,6 +58,7 @@ impl Default for Options {
             log_level: "info".to_owned(),
             arguments: Vec::new(),
             binary: None,
+            hot_restart: None,
             under: Vec::new(),
             start_within: Duration::from_secs(40),
         }
@@ -227,7 +230,13 @@ fn command(config: &Config, options: &Options, directory: &TempDir) -> Result<Co
     let mut command = Command::new(words.next().context("a program")?);
     command.args(words).arg("--config-path").arg(path);
     command.arg("--concurrency").arg(options.concurrency.to_string());
-    command.args(["--disable-hot-restart", "--log-level", &options.log_level]);
+    command.args(["--log-level", &options.log_level]);
+    match options.hot_restart {
+        Some((base_id, epoch)) => {
+            command.args(["--base-id", &base_id.to_string(), "--restart-epoch", &epoch.to_string()])
+        }
+        None => command.arg("--disable-hot-restart"),
+    };
     command.args(&options.arguments);
     Ok(command)
 }

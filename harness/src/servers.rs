@@ -169,8 +169,7 @@ impl Server {
     pub async fn gunicorn(keep_alive_seconds: Option<u64>) -> Result<Self> {
         let program = installed("gunicorn")?;
         Self::start_listening(&move |directory, port| {
-            // As frameworks do, and gunicorn itself does not: no body for HEAD.
-            let application = "def app(environ, start_response):\n    start_response('200 OK', [('Content-Length', '3')])\n    return [b'ok\\n'] if environ['REQUEST_METHOD'] != 'HEAD' else []\n";
+            let application = "def app(environ, start_response):\n    start_response('200 OK', [('Content-Length', '3')])\n    return [b'ok\\n']\n";
             fs::write(directory.path().join("ok.py"), application)?;
             let mut command = Command::new(&program);
             command.args(["--workers=1", &format!("--bind=127.0.0.1:{port}")]).arg("--chdir").arg(directory.path());

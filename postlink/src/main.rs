@@ -1,7 +1,7 @@
 //! `idleguard-postlink IN OUT`: puts idleguard's own callbacks in the place of the SDK's, and drops the code behind those.
 //!
 //! The SDK exports every callback there is. Envoy enters the VM for each that a module exports, which costs about half a
-//! microsecond, for nothing (docs/envoy.md, fact 17). And the SDK's callbacks panic for a context that they don't know; ours,
+//! microsecond, for nothing (docs/envoy.md, fact 12). And the SDK's callbacks panic for a context that they don't know; ours,
 //! exported as `idleguard_on_…`, do not.
 
 use std::process::ExitCode;

@@ -48,8 +48,8 @@ extern "C" fn on_new_connection(stream: u32) -> Action {
 }
 
 #[unsafe(export_name = "idleguard_on_downstream_data")]
-extern "C" fn on_downstream_data(stream: u32, size: usize, _end: u32) -> Action {
-    contexts::on_downstream_data(stream, size);
+extern "C" fn on_downstream_data(stream: u32, size: usize, end: u32) -> Action {
+    contexts::on_downstream_data(stream, size, end != 0);
     Action::Continue
 }
 

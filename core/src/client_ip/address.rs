@@ -103,6 +103,7 @@ pub(super) fn push_address(text: &mut Vec<u8>, address: IpAddr) {
 
 /// By hand, because every request has two or three to write, and a formatter costs as much as reading them.
 fn push_v4(text: &mut Vec<u8>, address: Ipv4Addr) {
+    text.reserve("255.255.255.255".len());
     for (at, octet) in address.octets().into_iter().enumerate() {
         if at > 0 {
             text.push(b'.');

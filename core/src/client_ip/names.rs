@@ -31,23 +31,26 @@ pub enum Edit<'a> {
 /// Every name in `sources`, `set` and `strip`.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
-    /// All of them, folded, by their length.
-    folded: Vec<Vec<u8>>,
-    /// The bits of what folded names of a length begin with: most other headers are ruled out by that.
-    firsts_of_length: [u32; LENGTHS],
+    /// All of them, by their length.
+    of_length: Vec<OfLength>,
     /// What the application gets, in lower case, and what it holds.
     set: Vec<(String, Form)>,
 }
 
-/// Names of this length less one, or more, are rare, and share the last entry.
-const LENGTHS: usize = 64;
+/// Names of one length.
+#[derive(Clone, Debug, Default)]
+struct OfLength {
+    /// A bit for what each begins with: most other headers are ruled out by that.
+    firsts: u32,
+    names: Vec<Vec<u8>>,
+}
 
 /// A line of the request.
 pub(super) type Line<'a> = (&'a [u8], &'a [u8]);
 
 impl Names {
     pub(super) fn new(sources: &[String], set: &[String], strip: &[String]) -> Self {
-        let mut names = Self { folded: Vec::new(), firsts_of_length: [0; LENGTHS], set: Vec::new() };
+        let mut names = Self { of_length: Vec::new(), set: Vec::new() };
         for name in set {
             if names.add(name) {
                 names.set.push((name.clone(), Form::of(name)));
@@ -65,32 +68,31 @@ impl Names {
             return false;
         }
         self.note_first(name);
-        let place = self.folded.partition_point(|other| other.len() < name.len());
-        self.folded.insert(place, name.bytes().map(fold).collect());
-        true
+        let of_length = self.of_length.get_mut(name.len());
+        of_length.map(|of_length| of_length.names.push(name.into())).is_some()
     }
 
     /// Has [`concern`](Self::concern) say yes to this name.
     pub(super) fn note_first(&mut self, name: &str) {
-        if let (Some(firsts), Some(first)) =
-            (self.firsts_of_length.get_mut(name.len().min(LENGTHS - 1)), name.bytes().next())
-        {
-            *firsts |= bit_of_first(first);
+        if self.of_length.len() <= name.len() {
+            self.of_length.resize_with(name.len().saturating_add(1), OfLength::default);
+        }
+        if let (Some(of_length), Some(first)) = (self.of_length.get_mut(name.len()), name.bytes().next()) {
+            of_length.firsts |= bit_of_first(first);
         }
     }
 
     /// Whether one of the names might have this length and begin with `first`.
     pub(super) fn concern(&self, name_length: usize, first: u8) -> bool {
-        let firsts = self.firsts_of_length.get(name_length.min(LENGTHS - 1));
-        firsts.is_some_and(|firsts| firsts & bit_of_first(first) != 0)
+        self.of_length.get(name_length).is_some_and(|of_length| of_length.firsts & bit_of_first(first) != 0)
     }
 
     /// Is this one of the names, in any spelling?
     pub(super) fn contains(&self, name: &[u8]) -> bool {
-        let start = self.folded.partition_point(|known| known.len() < name.len());
-        let of_length = self.folded.iter().skip(start).take_while(|known| known.len() == name.len());
-        let is_same = |known: &[u8]| known.iter().zip(name).all(|(known, byte)| *known == fold(*byte));
-        of_length.into_iter().any(|known| is_same(known))
+        // From the end: many begin with `x-`.
+        let is_same_byte = |(a, b): (&u8, &u8)| a == b || fold(*a) == fold(*b);
+        let is_same = |known: &Vec<u8>| known.iter().zip(name).rev().all(is_same_byte);
+        self.of_length.get(name.len()).is_some_and(|of_length| of_length.names.iter().any(is_same))
     }
 
     /// Those of the lines that are under one of the names.

@@ -6,6 +6,7 @@
 mod configuration;
 pub(crate) mod hosts;
 mod limits;
+mod process;
 
 use std::{future::Future, pin::Pin};
 
@@ -48,7 +49,7 @@ pub struct Event {
 
 /// Every event.
 pub fn all() -> Vec<Event> {
-    [hosts::all(), configuration::all(), limits::all()].into_iter().flatten().collect()
+    [hosts::all(), configuration::all(), process::all(), limits::all()].into_iter().flatten().collect()
 }
 
 /// The figures of one event, for plain, base and lane.

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::{Duration, Instant},
 };
 
@@ -33,10 +36,14 @@ pub struct Middle {
     settle: SocketAddr,
     far_end: FarEnd,
     counted: Mutex<BTreeMap<String, u64>>,
+    is_elsewhere: AtomicBool,
 }
 
 /// What Envoy counts of requests and connections; the base's name is the lanes', too.
 const COUNTERS: &str = r"^(http\.ingress\.downstream_rq_([1-5]xx|rx_reset|tx_reset|total|http1_total|http2_total)|cluster\.payments\.upstream_(rq_([1-5]xx|total|retry|retry_success|cancelled|rx_reset|tx_reset)|cx_(total|connect_fail|destroy_(local|remote)_with_active_rq)))$";
+
+/// The `idle_timeout` in force.
+const LANE: &str = "wasmcustom.idleguard.destination.payments.lane_idle_timeout_ms";
 
 /// What a run of a case gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +63,7 @@ impl Middle {
         let config = edit(subject, setup.config(subject, far_end.address)?);
         let envoy = start(&config, subject).await.with_context(|| format!("{setup:?}, {subject:?}"))?;
         let settle = envoy.listener("settle").context("the listener `settle`")?;
-        Ok(Self { subject, envoy, settle, far_end, counted: Mutex::default() })
+        Ok(Self { subject, envoy, settle, far_end, counted: Mutex::default(), is_elsewhere: false.into() })
     }
 
     /// One case.
@@ -100,10 +107,13 @@ impl Middle {
 
     /// What Envoy has counted since the last look.
     async fn count(&self) -> Result<BTreeMap<String, u64>> {
-        let text = http::get(self.envoy.admin(), &format!("/stats?usedonly&filter={COUNTERS}")).await?.text();
+        let text = http::get(self.envoy.admin(), &format!("/stats?usedonly&filter={COUNTERS}|{LANE}")).await?.text();
         let lines = text.lines().filter_map(|line| line.split_once(": "));
-        let now: BTreeMap<String, u64> =
+        let mut now: BTreeMap<String, u64> =
             lines.filter_map(|(name, count)| Some((name.to_owned(), count.parse().ok()?))).collect();
+        if now.remove(LANE).is_some_and(|lane| lane != self.subject.idle_timeout_ms()) {
+            self.is_elsewhere.store(true, SeqCst);
+        }
         let mut last = self.counted.lock().expect("no panic under the lock");
         let since = now.iter().map(|(name, count)| (name.clone(), count - last.get(name).copied().unwrap_or(0)));
         let since = since.filter(|(_, count)| *count > 0).collect();
@@ -111,9 +121,10 @@ impl Middle {
         Ok(since)
     }
 
-    /// What idleguard has said about lanes.
-    pub fn lanes(&self) -> Vec<String> {
-        self.envoy.log().lines().filter(|line| line.contains("requests go to")).map(str::to_owned).collect()
+    /// Whether the lane in force has ever been another than the subject stands for. A machine so busy that half a second passes between
+    /// an answer and a request makes scripted resets look like an idle timeout.
+    pub fn is_elsewhere(&self) -> bool {
+        self.is_elsewhere.load(SeqCst)
     }
 
     /// Errors and warnings in Envoy's log.
@@ -124,7 +135,12 @@ impl Middle {
 
 /// Starts Envoy with one worker, and waits until the lane that the subject stands for is in force.
 pub async fn start(config: &Config, subject: Subject) -> Result<Envoy> {
-    let options = Options { start_within: Duration::from_secs(90), ..Options::default() };
+    start_as(config, subject, Options::default()).await
+}
+
+/// The same with options.
+pub async fn start_as(config: &Config, subject: Subject, options: Options) -> Result<Envoy> {
+    let options = Options { start_within: Duration::from_secs(90), ..options };
     let mut attempts = 0;
     let envoy = loop {
         attempts += 1;
@@ -138,9 +154,8 @@ pub async fn start(config: &Config, subject: Subject) -> Result<Envoy> {
         }
     };
     if subject != Subject::Plain {
-        let name = "wasmcustom.idleguard.destination.payments.lane_idle_timeout_ms";
         envoy
-            .wait_for(Duration::from_secs(30), "idleguard", |stats| stats.get(name) == Some(&subject.idle_timeout_ms()))
+            .wait_for(Duration::from_secs(30), "idleguard", |stats| stats.get(LANE) == Some(&subject.idle_timeout_ms()))
             .await?;
     }
     Ok(envoy)

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener as StdListener},
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     sync::{
         Arc, Mutex,
@@ -14,15 +14,16 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use idleguard_harness::{
-    envoy::{Config, Envoy},
+    envoy::{Config, Envoy, Options},
     http,
 };
 use serde_json::{Value, json};
+use socket2::Socket;
 use tempfile::TempDir;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
 
@@ -53,6 +54,10 @@ pub enum Mood {
     Held,
     /// Takes a request on a connection that has served before as a reason to reset it, if it was idle for a second.
     Forgetful,
+    /// Closes connections that have been idle for a second.
+    Closes,
+    /// Resets the connection in place of an answer.
+    Resets,
 }
 
 /// What a host has seen.
@@ -81,14 +86,24 @@ impl Host {
         let address = listener.local_addr()?;
         let (mood, moods) = watch::channel(mood);
         let counts = Arc::<Counts>::default();
-        let counting = Arc::clone(&counts);
-        let task = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                counting.connections.fetch_add(1, SeqCst);
-                tokio::spawn(serve(stream, moods.clone(), Arc::clone(&counting)));
-            }
-        });
+        let task = tokio::spawn(accept(listener, moods, Arc::clone(&counts)));
         Ok(Self { address, mood, counts, task })
+    }
+
+    /// Ends it, with its connections, and starts it again there as soon as that is possible.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.task.abort();
+        let _ = (&mut self.task).await; // its connections end with it
+        let end = Instant::now() + WITHIN;
+        let listener = loop {
+            match TcpListener::bind(self.address).await {
+                Ok(listener) => break listener,
+                Err(error) => ensure!(Instant::now() < end, "{}: {error}", self.address),
+            }
+            sleep(Duration::from_millis(5)).await;
+        };
+        self.task = tokio::spawn(accept(listener, self.mood.subscribe(), Arc::clone(&self.counts)));
+        Ok(())
     }
 
     /// From here on it answers so.
@@ -128,11 +143,23 @@ impl Drop for Host {
     }
 }
 
+async fn accept(listener: TcpListener, moods: watch::Receiver<Mood>, counts: Arc<Counts>) {
+    let mut serving = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        counts.connections.fetch_add(1, SeqCst);
+        serving.spawn(serve(stream, moods.clone(), Arc::clone(&counts)));
+        while serving.try_join_next().is_some() {}
+    }
+}
+
 async fn serve(stream: TcpStream, mut moods: watch::Receiver<Mood>, counts: Arc<Counts>) {
     let mut http = Http1::new(Wire::new(stream), Side::FarEnd, "");
     let signals = Signals::default();
     let (mut is_checker, mut served, mut idle_since) = (false, 0, Instant::now());
-    while let Some(start) = http.read_head().await {
+    loop {
+        let is_closing = served > 0 && *moods.borrow() == Mood::Closes;
+        let patience = if is_closing { Duration::from_secs(1) } else { Duration::MAX };
+        let Ok(Some(start)) = timeout(patience, http.read_head()).await else { return };
         let is_check = start.contains("/healthz");
         http.read_end_of_this().await;
         let mood = *moods.borrow_and_update();
@@ -156,6 +183,7 @@ async fn serve(stream: TcpStream, mut moods: watch::Receiver<Mood>, counts: Arc<
                 200
             }
             Mood::Forgetful if served > 0 && idle_since.elapsed() > Duration::from_secs(1) => 0,
+            Mood::Resets if !is_check => 0,
             _ => 200,
         };
         if !is_check {
@@ -241,7 +269,11 @@ impl Traffic {
         for client in self.clients {
             let _ = client.await;
         }
-        self.answers.lock().expect("no panic under the lock").clone()
+        let answers = self.answers.lock().expect("no panic under the lock").clone();
+        if answers.failed() > 0 {
+            eprintln!("answers by status: {:?}", answers.by_status); // the figures say only how many
+        }
+        answers
     }
 }
 
@@ -296,6 +328,8 @@ pub struct Stage {
     pub parts: Parts,
     directory: TempDir,
     version: u64,
+    bootstrap: Config,
+    _port: Socket,
 }
 
 const TYPES: &str = "type.googleapis.com/envoy.config";
@@ -313,8 +347,25 @@ impl Stage {
         edit: impl FnOnce(Config) -> Config,
         waits: bool,
     ) -> Result<Self> {
+        Self::start_as(subject, hosts, edit, waits, |_| Options::default()).await
+    }
+
+    /// Starts the subject such that [`hot_restart`](Self::hot_restart) is possible.
+    pub async fn restartable(subject: Subject, hosts: &[&Host]) -> Result<Self> {
+        let waits = subject != Subject::Plain;
+        Self::start_as(subject, hosts, |config| for_subject(config, subject), waits, |port| restart_options(port, 0))
+            .await
+    }
+
+    async fn start_as(
+        subject: Subject,
+        hosts: &[&Host],
+        edit: impl FnOnce(Config) -> Config,
+        waits: bool,
+        options: impl FnOnce(u16) -> Options,
+    ) -> Result<Self> {
         let config = edit(own()?.set("static_resources/clusters/payments/load_assignment", Value::Null));
-        let port = StdListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let (port, kept) = keep_port()?;
         let config = config.ingress_port(port);
         let mut parts = Parts::of(&config)?;
         parts.hosts = hosts.iter().map(|host| host.address).collect();
@@ -323,7 +374,8 @@ impl Stage {
         let mut stage_version = 0;
         parts.write_all(directory.path(), &mut stage_version)?;
         let in_force = if waits { subject } else { Subject::Plain };
-        let envoy = middle::start(&bootstrap, in_force).await.with_context(|| format!("{subject:?}"))?;
+        let envoy =
+            middle::start_as(&bootstrap, in_force, options(port)).await.with_context(|| format!("{subject:?}"))?;
         let stage = Self {
             subject,
             envoy,
@@ -331,6 +383,8 @@ impl Stage {
             parts,
             directory,
             version: stage_version,
+            bootstrap,
+            _port: kept,
         };
         let names: Vec<String> = stage.cluster_names();
         let addresses = stage.parts.hosts.clone();
@@ -340,6 +394,20 @@ impl Stage {
             })
             .await?;
         Ok(stage)
+    }
+
+    /// A second Envoy takes over; returns the first one, which ends by itself.
+    pub async fn hot_restart(&mut self) -> Result<Envoy> {
+        // While both live, Envoy adds up their gauges: what is in force can't be read there.
+        let second = middle::start_as(&self.bootstrap, Subject::Plain, restart_options(self.ingress.port(), 1)).await?;
+        // Nobody attaches to it any more, and Envoy leaves it behind.
+        let _ = fs::remove_file(format!("/dev/shm/envoy_shared_memory_{}", u64::from(self.ingress.port()) * 10));
+        Ok(std::mem::replace(&mut self.envoy, second))
+    }
+
+    /// What `/clusters` says.
+    pub async fn clusters_text(&self) -> Result<String> {
+        Ok(http::get(self.envoy.admin(), "/clusters").await?.text())
     }
 
     /// Base and lanes.
@@ -356,7 +424,7 @@ impl Stage {
     pub async fn until(&self, what: &str, condition: impl Fn(&str) -> bool) -> Result<()> {
         let end = Instant::now() + WITHIN;
         loop {
-            let text = http::get(self.envoy.admin(), "/clusters").await?.text();
+            let text = self.clusters_text().await?;
             if condition(&text) {
                 return Ok(());
             }
@@ -462,6 +530,25 @@ impl Stage {
         }
         self.edit_plugin(|json| json["destinations"]["payments"]["lb_idle_timeout"] = "5s".into()).await?;
         self.until("traffic on the lane of 4 s", |clusters| requests_of(clusters, "payments-4s") > 0).await
+    }
+}
+
+/// A port that nobody else gets while the socket lives: a free one that is let go may be somebody else's before Envoy has it.
+fn keep_port() -> Result<(u16, Socket)> {
+    let socket = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.set_reuse_port(true)?; // as Envoy's; this one does not listen
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    let port = socket.local_addr()?.as_socket().context("an address")?.port();
+    Ok((port, socket))
+}
+
+/// The port makes the base id, which nobody else may have meanwhile.
+fn restart_options(port: u16, epoch: u32) -> Options {
+    let times = ["--drain-time-s", "1", "--parent-shutdown-time-s", "3"];
+    Options {
+        hot_restart: Some((port.into(), epoch)),
+        arguments: times.map(str::to_owned).to_vec(),
+        ..Options::default()
     }
 }
 

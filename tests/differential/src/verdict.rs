@@ -97,7 +97,6 @@ pub async fn judge(case: &Case, middles: &[Arc<Middle>]) -> Result<(Vec<Worse>, 
             Look::Same => false,
             Look::Again => true,
             Look::Worse(what) => {
-                let what = middles[at].lanes().into_iter().fold(what, |what, line| format!("{what}  log: {line}\n"));
                 worse.push(Worse { case: case.name.clone(), subject: middles[at].subject.name(), what });
                 false
             }

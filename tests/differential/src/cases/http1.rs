@@ -373,6 +373,28 @@ fn ends() -> Vec<Case> {
 
 fn connections() -> Vec<Case> {
     vec![
+        case(
+            "odd-then-pauses",
+            "an odd answer, and on the same connection one that pauses for a second",
+            vec![],
+            vec![],
+        )
+        .streams(vec![get(), get()])
+        .far_end(Kind::Script(vec![
+            vec![vec![
+                ExpectEnd,
+                Do::raw(
+                    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n000000000000000005\r\n01234\r\n0\r\n\r\n",
+                ),
+            ]],
+            vec![vec![
+                ExpectEnd,
+                Do::status(200, Length(2)),
+                Data(1),
+                Do::Pause(std::time::Duration::from_secs(1)),
+                Data(1),
+            ]],
+        ])),
         case("ten-in-a-row", "ten requests on one connection", vec![], ok()).streams((0..10).map(|_| get()).collect()),
         case("retry-503", "a far end whose second attempt is good", get(), vec![])
             .far_end(Kind::Script(vec![vec![vec![Do::status(503, Length(0))], ok()]]))

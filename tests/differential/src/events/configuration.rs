@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::{Event, Figure, figure};
@@ -82,6 +82,12 @@ pub(super) fn all() -> Vec<Event> {
             ),
             run: |s| Box::pin(wrong_order(s)),
         },
+        Event {
+            name: "own-lanes-removed-clusters-first",
+            about: "lanes go: clusters, 100 requests, then plugin and routes",
+            own: Some("as above: plugin first, then routes, then clusters"),
+            run: |s| Box::pin(removed_clusters_first(s)),
+        },
         Event { name: "drain", about: "the listeners drain under load", own: None, run: |s| Box::pin(drain(s)) },
     ]
 }
@@ -91,6 +97,7 @@ async fn begun(subject: Subject) -> Result<(Host, Stage, Traffic)> {
     let stage = Stage::start(subject, &[&host], |config| config).await?;
     let mut traffic = Traffic::start(stage.ingress, 4);
     traffic.more(100).await?;
+    ensure!(traffic.answers().failed() == 0, "before the event: {:?}\n{}", traffic.answers(), stage.envoy.log_tail());
     Ok((host, stage, traffic))
 }
 
@@ -159,7 +166,7 @@ async fn plugin_refused(subject: Subject) -> Result<Vec<Figure>> {
         let first = count(&rejected);
         let edit = stage.edit_plugin(|json| json["destinations"]["payments"]["margin"] = "lots".into());
         let _ = tokio::time::timeout(Duration::from_secs(3), edit).await; // refused, so nothing is counted as taken
-        anyhow::ensure!(count(&stage.envoy.stats().await?) >= first);
+        ensure!(count(&stage.envoy.stats().await?) >= first);
         stage.parts = before;
     }
     traffic.more(50).await?;
@@ -291,6 +298,31 @@ async fn wrong_order(subject: Subject) -> Result<Vec<Figure>> {
     let after = traffic.stop().await.failed() - before;
     Ok(vec![
         Figure { what: "failed of 100, before the clusters are there", count: failed.min(100), more: 100 },
+        figure("failed afterwards", after),
+    ])
+}
+
+async fn removed_clusters_first(subject: Subject) -> Result<Vec<Figure>> {
+    let (_host, mut stage, mut traffic) = begun(subject).await?;
+    if subject != Subject::Plain {
+        let base = stage.clusters().into_iter().filter(|cluster| cluster["name"] == "payments").collect();
+        stage.set_clusters(base).await?;
+        stage.until("the lanes are gone", |clusters| !clusters.contains("payments-54s::")).await?;
+    }
+    traffic.more(8).await?; // those that were under way
+    let before = traffic.answers().failed();
+    traffic.more(100).await?;
+    let failed = traffic.answers().failed() - before;
+    if subject != Subject::Plain {
+        stage.edit_plugin(|json| json["destinations"]["payments"]["lanes"] = json!({})).await?;
+        stage.edit_routes(remove_routes).await?;
+        traffic.more(20).await?;
+    }
+    let before = traffic.answers().failed();
+    traffic.more(100).await?;
+    let after = traffic.stop().await.failed() - before;
+    Ok(vec![
+        Figure { what: "failed of 100, after the clusters have gone", count: failed.min(100), more: 100 },
         figure("failed afterwards", after),
     ])
 }

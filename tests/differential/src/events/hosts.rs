@@ -1,14 +1,25 @@
 //! Hosts come, go, fall ill and are slow.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use h2::server;
 use idleguard_harness::envoy::Config;
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, duplex},
+    net::TcpListener,
+    time::{sleep, timeout},
+};
 
-use super::{Event, Figure, figure};
+use super::{
+    Event, Figure, figure,
+    limits::{ask_many, until_in_flight},
+};
 use crate::{
-    setup::{BASE, Subject, for_subject},
+    middle,
+    setup::{BASE, Subject, for_subject, own, protocol},
     stage::{Host, Mood, Stage, Traffic, ask, lanes, load},
 };
 
@@ -39,6 +50,24 @@ pub(super) fn all() -> Vec<Event> {
             about: "one of two hosts refuses connections, with retries",
             own: None,
             run: |s| Box::pin(refuses(s)),
+        },
+        Event {
+            name: "host-restarts",
+            about: "one of two hosts is restarted five times under load, with retries",
+            own: None,
+            run: |s| Box::pin(restarts(s)),
+        },
+        Event {
+            name: "host-drops-one",
+            about: "60 idle connections; the far end resets the next request's",
+            own: None,
+            run: |s| Box::pin(drops_one(s)),
+        },
+        Event {
+            name: "http2-ping",
+            about: "HTTP/2 with PINGs every 200 ms, before a far end that closes what had no stream for three seconds, which is known",
+            own: None,
+            run: |s| Box::pin(pinged(s)),
         },
         Event {
             name: "host-slow",
@@ -131,7 +160,7 @@ pub(crate) async fn unhealthy_with(subject: Subject, edit: fn(Config) -> Config)
     let checks = good.health_checkers();
     for _ in 0..20 {
         // The lanes check as often as the base: they know when it has been long enough for ten rounds.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(50)).await;
     }
     traffic.more(8).await?;
     let (before, failed) = (bad.requests(), traffic.answers().failed());
@@ -206,21 +235,22 @@ async fn ejected_again(subject: Subject) -> Result<Vec<Figure>> {
     ])
 }
 
+fn retried(config: Config) -> Config {
+    config.set(&format!("{}/1/route/retry_policy", crate::setup::ROUTES), json!({
+        "retry_on": "connect-failure,reset", "num_retries": 5, "retry_host_predicate": [{
+            "name": "envoy.retry_host_predicates.previous_hosts",
+            "typed_config": { "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate" },
+        }], "host_selection_retry_max_attempts": 5,
+    }))
+}
+
 async fn refuses(subject: Subject) -> Result<Vec<Figure>> {
     let (good, gone) = pair().await?;
     let address = gone.address;
-    let stage = Stage::start(subject, &[&good, &gone], |config| {
-        config.set(&format!("{}/1/route/retry_policy", crate::setup::ROUTES), json!({
-            "retry_on": "connect-failure", "num_retries": 5, "retry_host_predicate": [{
-                "name": "envoy.retry_host_predicates.previous_hosts",
-                "typed_config": { "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate" },
-            }], "host_selection_retry_max_attempts": 5,
-        }))
-    })
-    .await?;
+    let stage = Stage::start(subject, &[&good, &gone], retried).await?;
     drop(gone); // nobody listens there any more
     while tokio::net::TcpStream::connect(address).await.is_ok() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        sleep(Duration::from_millis(5)).await;
     }
     let before = good.connections();
     let answers = load(stage.ingress, 4, 300).await?;
@@ -228,6 +258,111 @@ async fn refuses(subject: Subject) -> Result<Vec<Figure>> {
         figure("failed requests of 300", answers.failed()),
         Figure { what: "connections to the healthy host", count: good.connections() - before, more: 4 },
     ])
+}
+
+async fn restarts(subject: Subject) -> Result<Vec<Figure>> {
+    let (stays, mut restarts) = pair().await?;
+    let stage = Stage::start(subject, &[&stays, &restarts], retried).await?;
+    let mut traffic = Traffic::start(stage.ingress, 4);
+    traffic.more(100).await?;
+    for _ in 0..5 {
+        restarts.restart().await?;
+        traffic.more(60).await?;
+    }
+    let answers = traffic.stop().await;
+    Ok(vec![
+        figure("failed requests", answers.failed()),
+        Figure { what: "connections to the other host, with four clients", count: stays.connections(), more: 4 },
+    ])
+}
+
+async fn drops_one(subject: Subject) -> Result<Vec<Figure>> {
+    const IDLE: usize = 60;
+    let host = Host::start(Mood::Held).await?;
+    let stage = Stage::start(subject, &[&host], |config| config).await?;
+    let all_at_once = async |count: usize| -> Result<u64> {
+        host.set(Mood::Held);
+        let mut asking = ask_many(&stage, count);
+        until_in_flight(&host, count as u64).await?;
+        host.set(Mood::Good);
+        let mut failed = 0;
+        while let Some(status) = asking.join_next().await {
+            failed += u64::from(status? != 200);
+        }
+        Ok(failed)
+    };
+    let mut failed = all_at_once(IDLE).await?;
+    host.set(Mood::Resets);
+    let dropped = ask(stage.ingress, &mut None).await;
+    ensure!(dropped == 503, "the request that the far end drops was answered with {dropped}");
+    let before = host.connections();
+    failed += all_at_once(IDLE - 1).await?;
+    Ok(vec![
+        figure("idle connections closed with it, of 59", host.connections() - before),
+        figure("failed requests but that one", failed),
+    ])
+}
+
+/// Closes a connection that has had no stream for three seconds. Whether it did, and what came on it since the last answer.
+async fn closes_without_streams(listener: TcpListener) -> Result<(bool, usize)> {
+    let (stream, _) = listener.accept().await?;
+    let (near, far) = duplex(64 * 1024);
+    let (mut from_envoy, mut to_envoy) = stream.into_split();
+    let (mut from_far, mut to_far) = tokio::io::split(far);
+    let (count, counted) = tokio::sync::watch::channel(0);
+    let coming = tokio::spawn(async move {
+        let mut bytes = [0; 4096];
+        while let Ok(length @ 1..) = from_envoy.read(&mut bytes).await {
+            count.send_modify(|count| *count += length);
+            if to_far.write_all(&bytes[..length]).await.is_err() {
+                break;
+            }
+        }
+        let _ = to_far.shutdown().await; // the far end may have closed
+    });
+    let going = tokio::spawn(async move { tokio::io::copy(&mut from_far, &mut to_envoy).await });
+    let mut connection = server::handshake(near).await?;
+    let mut before = 0;
+    let by_far_end = loop {
+        match timeout(Duration::from_secs(3), connection.accept()).await {
+            Err(_) => break true,
+            Ok(Some(Ok((_, mut respond)))) => {
+                respond.send_response(http::Response::new(()), true)?;
+                before = *counted.borrow();
+            }
+            Ok(_) => break false,
+        }
+    };
+    let since = *counted.borrow() - before;
+    drop::<server::Connection<_, Bytes>>(connection);
+    coming.abort();
+    going.abort();
+    Ok((by_far_end, since))
+}
+
+async fn pinged(subject: Subject) -> Result<Vec<Figure>> {
+    /// The length of a PING.
+    const PING: usize = 17;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let keepalive =
+        json!({ "http2_protocol_options": { "connection_keepalive": { "interval": "0.2s", "timeout": "20s" } } });
+    let config = for_subject(protocol(own()?.upstream(listener.local_addr()?), keepalive), subject);
+    let envoy = match subject {
+        Subject::Lane => {
+            let envoy = middle::start(&config.policy("lb_idle_timeout", "3s"), Subject::Plain).await?;
+            let lane = "wasmcustom.idleguard.destination.payments.lane_idle_timeout_ms";
+            envoy.wait_for(Duration::from_secs(30), "destination", |stats| stats.get(lane) == Some(&900)).await?;
+            envoy
+        }
+        _ => middle::start(&config, subject).await?,
+    };
+    let far_end = tokio::spawn(closes_without_streams(listener));
+    let failed = u64::from(ask(envoy.ingress(), &mut None).await != 200);
+    let (by_far_end, bytes) = timeout(Duration::from_secs(30), far_end).await.context("nobody closes")???;
+    ensure!(bytes >= 2 * PING, "{bytes} bytes came on the idle connection: no PINGs");
+    // Plain can't know; a lane is there for it.
+    ensure!(subject != Subject::Lane || !by_far_end, "the far end closed first, after {bytes} bytes");
+    Ok(vec![figure("closed by the far end first", by_far_end.into()), figure("failed requests", failed)])
 }
 
 async fn slow(subject: Subject) -> Result<Vec<Figure>> {
@@ -251,7 +386,7 @@ async fn forgets(subject: Subject) -> Result<Vec<Figure>> {
     let (mut client, mut failed) = (None, 0);
     for _ in 0..8 {
         failed += u64::from(ask(stage.ingress, &mut client).await != 200);
-        tokio::time::sleep(Duration::from_millis(1_200)).await;
+        sleep(Duration::from_millis(1_200)).await;
     }
     Ok(vec![figure("failed requests of 8", failed)])
 }

@@ -1,13 +1,23 @@
-//! Circuit breakers and rate limits.
+//! Circuit breakers, rate limits, and what is asked for clusters.
+
+use std::{
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use anyhow::Result;
 use serde_json::json;
-use tokio::task::JoinSet;
+use tokio::{net::UdpSocket, task::JoinSet};
 
 use super::{Event, Figure, figure};
 use crate::{
-    setup::{BASE, HTTP_MANAGER, ROUTES, Subject},
-    stage::{Host, Mood, Stage, Traffic, ask, load},
+    middle,
+    setup::{BASE, HTTP_MANAGER, ROUTES, Subject, for_subject, own},
+    stage::{Host, Mood, Stage, Traffic, ask, lanes, load},
 };
 
 /// The rows.
@@ -33,6 +43,12 @@ pub(super) fn all() -> Vec<Event> {
             own: Some("a route's local rate limit counts for each lane"),
             run: |s| Box::pin(rate_limit(s)),
         },
+        Event {
+            name: "own-dns",
+            about: "a cluster whose endpoint is a name, at the start",
+            own: Some("each lane looks up the name for itself"),
+            run: |s| Box::pin(dns(s)),
+        },
     ]
 }
 
@@ -43,7 +59,7 @@ fn limited(config: idleguard_harness::envoy::Config) -> idleguard_harness::envoy
     )
 }
 
-fn ask_many(stage: &Stage, count: usize) -> JoinSet<u16> {
+pub(super) fn ask_many(stage: &Stage, count: usize) -> JoinSet<u16> {
     let address = stage.ingress;
     let mut asking = JoinSet::new();
     for _ in 0..count {
@@ -52,13 +68,13 @@ fn ask_many(stage: &Stage, count: usize) -> JoinSet<u16> {
     asking
 }
 
-async fn until_in_flight(host: &Host, count: u64) -> Result<()> {
+pub(super) async fn until_in_flight(host: &Host, count: u64) -> Result<()> {
     let wait = async {
         while host.in_flight() < count {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    Ok(tokio::time::timeout(std::time::Duration::from_secs(30), wait).await?)
+    Ok(tokio::time::timeout(Duration::from_secs(30), wait).await?)
 }
 
 async fn breaker(subject: Subject) -> Result<Vec<Figure>> {
@@ -102,7 +118,7 @@ async fn breaker_twice(subject: Subject) -> Result<Vec<Figure>> {
     let mut second = ask_many(&stage, 5);
     // Plain lets five wait; a new lane sends them.
     if subject == Subject::Plain {
-        let wait = stage.envoy.wait_for(std::time::Duration::from_secs(30), "payments", |stats| {
+        let wait = stage.envoy.wait_for(Duration::from_secs(30), "payments", |stats| {
             stats.get("cluster.payments.upstream_rq_pending_active").copied().unwrap_or(0) >= 5
         });
         wait.await?;
@@ -145,4 +161,48 @@ async fn rate_limit(subject: Subject) -> Result<Vec<Figure>> {
     traffic.more(50).await?;
     let second = traffic.stop().await.good();
     Ok(vec![figure("passed of 50", first), Figure { what: "passed of 50 more", count: second, more: 10 }])
+}
+
+/// A name server that knows one address, for every name; it ends with the task.
+async fn name_server(count: Arc<AtomicU64>) -> Result<(u16, tokio::task::JoinHandle<()>)> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let port = socket.local_addr()?.port();
+    let task = tokio::spawn(async move {
+        let mut query = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut query).await {
+            count.fetch_add(1, SeqCst);
+            // The header, and the question up to its type and class; what may follow (EDNS) is left out.
+            let Some(name) = query[12..length].iter().position(|byte| *byte == 0) else { continue };
+            let mut answer = query[..(12 + name + 5).min(length)].to_vec();
+            answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
+            // A pointer to the name, A, IN, an hour, four bytes.
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 14, 16, 0, 4, 127, 0, 0, 1]);
+            let _ = socket.send_to(&answer, from).await; // it asks again
+        }
+    });
+    Ok((port, task))
+}
+
+async fn dns(subject: Subject) -> Result<Vec<Figure>> {
+    let host = Host::start(Mood::Good).await?;
+    let asked = Arc::<AtomicU64>::default();
+    let (port, server) = name_server(Arc::clone(&asked)).await?;
+    let resolver = json!({ "name": "envoy.network.dns_resolver.cares", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
+        "resolvers": [{ "socket_address": { "address": "127.0.0.1", "port_value": port } }],
+        "dns_resolver_options": { "no_default_search_domain": true },
+    }});
+    let config = own()?
+        .upstream_name("far.example", host.address.port())
+        .set(&format!("{BASE}/dns_lookup_family"), "V4_ONLY")
+        .set(&format!("{BASE}/dns_refresh_rate"), "3600s")
+        .set(&format!("{BASE}/typed_dns_resolver_config"), resolver);
+    // Envoy is ready when all its clusters have been looked up.
+    let envoy = middle::start(&for_subject(config, subject), subject).await?;
+    let failed = load(envoy.ingress(), 1, 10).await?.failed();
+    server.abort();
+    Ok(vec![
+        Figure { what: "look-ups of one name", count: asked.load(SeqCst), more: lanes() },
+        figure("failed requests of 10", failed),
+    ])
 }

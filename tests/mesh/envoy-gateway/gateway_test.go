@@ -357,6 +357,8 @@ func TestChangesUnderTraffic(t *testing.T) {
 	})
 	// It answers everything by itself then: a policy that it can't translate makes the route fail closed, as `failOpen: false` says.
 	load.Denied = "500 "
+	// It takes the filter out of the listener a moment before the routes answer 500: a weakness of such a change, which docs/envoy-gateway.md names.
+	load.Tolerated = []string{"the client chose its address"}
 	load.Under(t, "a module that can't be loaded", func(t *testing.T) {
 		g.apply(resources + with("5s", registry.PushModule([]byte("no module"), "broken")))
 		time.Sleep(3 * settled)
@@ -369,7 +371,7 @@ func TestChangesUnderTraffic(t *testing.T) {
 		g.apply(resources + with("5s", first))
 		kit.WaitForAnswer(t, address, domain)
 	})
-	load.Denied = ""
+	load.Denied, load.Tolerated = "", nil
 	load.Under(t, "the registry is gone", func(*testing.T) {
 		registry.Close()
 		g.apply(resources + with("2s", first))
@@ -382,8 +384,8 @@ func TestChangesUnderTraffic(t *testing.T) {
 // Resources come and go in every order.
 func TestOrdersUnderTraffic(t *testing.T) {
 	registry := kit.StartRegistry(t)
-	// It drops what is idle, and says so: a change that leaves connections behind is no reason for a failure.
-	lb := kit.StartLB(t, "fin:5s")
+	// It drops nothing: what a change leaves behind on the operator's own cluster would go stale there, as it does without idleguard.
+	lb := kit.StartLB(t, "stable")
 	resources := strings.ReplaceAll(operators, "LB_PORT", lb.Port()) + "---\n"
 	all := manifests(t, "lbIdleTimeout: learn", "lbIdleTimeout: 5s", image, registry.Push("0.2.0"))
 	resources += kit.OfKind(all, "EnvoyProxy") + "---\n"

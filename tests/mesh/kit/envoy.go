@@ -32,24 +32,27 @@ func (a Admin) Get(path string) (string, error) {
 	return string(body), err
 }
 
-// Applied waits until a route for this name is there, and no cluster is on its way. A cluster that changes stays as it was until its
-// endpoints have come again, which may take 15 s.
+// Applied waits until a route for this name is there.
 func (a Admin) Applied(t testing.TB, name string) {
 	t.Helper()
+	a.dumped(t, "dynamic_route_configs", func(routes string) bool { return strings.Contains(routes, name) })
+}
+
+// Warm waits until no cluster is on its way. One that changes stays as it was until its endpoints have come again, which may take 15 s.
+func (a Admin) Warm(t testing.TB) {
+	t.Helper()
+	a.dumped(t, "dynamic_warming_clusters", func(clusters string) bool { return !strings.Contains(clusters, "version_info") })
+}
+
+func (a Admin) dumped(t testing.TB, resources string, is func(string) bool) {
+	t.Helper()
 	Eventually(t, 60*time.Second, func() string {
-		routes, err := a.Get("/config_dump?resource=dynamic_route_configs")
+		dump, err := a.Get("/config_dump?resource=" + resources)
 		if err != nil {
 			return err.Error()
 		}
-		warming, err := a.Get("/config_dump?resource=dynamic_warming_clusters")
-		if err != nil {
-			return err.Error()
-		}
-		if !strings.Contains(routes, name) {
-			return "Envoy does not have what was applied"
-		}
-		if strings.Contains(warming, "version_info") {
-			return "clusters are on their way"
+		if !is(dump) {
+			return "Envoy does not have what was applied: " + resources
 		}
 		return ""
 	})

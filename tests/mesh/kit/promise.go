@@ -119,6 +119,7 @@ func (s Setup) Finds(t *testing.T, manifests string, breaks []Break, apply func(
 	for _, b := range breaks {
 		t.Run(b.Name, func(t *testing.T) {
 			apply(Replaced(t, manifests, b.From, b.To))
+			s.Warm(t)
 			time.Sleep(applied)
 			wrong := s.Wrong(t)
 			if len(wrong) == 0 {
@@ -128,6 +129,7 @@ func (s Setup) Finds(t *testing.T, manifests string, breaks []Break, apply func(
 				t.Logf("found, of %d: %.300s", len(wrong), found)
 			}
 			apply(manifests)
+			s.Warm(t)
 			time.Sleep(applied)
 		})
 	}

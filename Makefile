@@ -14,7 +14,7 @@ export ENVOY
 WASM_TARGET := wasm32-wasip1
 CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
-LARGEST := 300000
+LARGEST := 278000
 
 .PHONY: help
 help: ## lists the targets

@@ -118,7 +118,7 @@ fn the_patch_keeps_what_the_cluster_has_and_is_written_as_each_control_plane_wan
     let route = json!([with_timeout("httproute/shop/payments/rule/0", "3600s")]);
     let stats = "wasmcustom.idleguard.scout.httproute/shop/payments/rule/0.lb_idle_timeout_ms: 2000\n";
     let (_, gateway, _) = saved(&route, stats, &["--format", "envoy-gateway"]);
-    assert!(gateway.contains("targetRefs") && gateway.contains("connectionIdleTimeout: 1800ms"), "{gateway}");
+    assert!(gateway.contains("targetRefs") && gateway.contains("connectionIdleTimeout: \"1800ms\""), "{gateway}");
     let gateway = parsed(&gateway);
     assert_eq!((&gateway["kind"], &gateway["metadata"]["namespace"]), (&"BackendTrafficPolicy".into(), &"shop".into()));
     assert_eq!(gateway["spec"]["target_refs"][0]["name"], "payments");

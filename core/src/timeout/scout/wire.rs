@@ -117,12 +117,9 @@ impl Received {
     /// Bytes behind an HTTP/1.1 answer. With less than a status line's beginning there is no telling; a body that begins so is none.
     fn on_unasked(&mut self, bytes: &[u8]) {
         const STATUS_LINE: &[u8] = b"HTTP/";
-        if bytes.is_empty() {
-        } else if bytes.starts_with(STATUS_LINE) || STATUS_LINE.starts_with(bytes) {
-            self.is_announced = true;
-        } else {
-            self.excess = bytes.len();
-        }
+        let is_answer = bytes.starts_with(STATUS_LINE) || STATUS_LINE.starts_with(bytes);
+        self.is_announced = is_answer && !bytes.is_empty();
+        self.excess = if is_answer { 0 } else { bytes.len() };
     }
 }
 

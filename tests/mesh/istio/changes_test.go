@@ -65,7 +65,7 @@ func TestChangesUnderTraffic(t *testing.T) {
 	with := func(lbIdleTimeout, image_ string) string {
 		return kit.Render(t, "istio/ingress-gateway", "lbIdleTimeout: learn", "lbIdleTimeout: "+lbIdleTimeout, image, image_)
 	}
-	lane := func(idleTimeout time.Duration) { proxy.WaitForLane(t, "shop", idleTimeout, 60*time.Second) }
+	lane := func(idleTimeout time.Duration) { proxy.WaitForLane(t, "shop", idleTimeout) }
 	manifests := with("5s", first)
 	m.apply(manifests)
 	lane(4 * time.Second)
@@ -102,7 +102,7 @@ func TestChangesUnderTraffic(t *testing.T) {
 	load.Under(t, "a new version of the module", func(t *testing.T) {
 		before := module(t, proxy)
 		m.apply(with("5s", "oci://"+registry.PushModule(kit.OtherModule(t), "0.2.1")))
-		kit.Eventually(t, 30*time.Second, func() string {
+		kit.Eventually(t, kit.Patience, func() string {
 			if module(t, proxy) == before {
 				return "the proxy still runs " + before
 			}
@@ -175,7 +175,7 @@ func TestOrdersUnderTraffic(t *testing.T) {
 				m.apply(kit.OfKind(manifests, kind))
 				m.settle(proxy)
 			}
-			proxy.WaitForLane(t, "shop", 4*time.Second, 60*time.Second)
+			proxy.WaitForLane(t, "shop", 4*time.Second)
 			m.settle(proxy)
 		})
 		load.Denied = ""

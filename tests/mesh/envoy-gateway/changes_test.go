@@ -138,18 +138,44 @@ func TestOrdersUnderTrafficFilterBetween(t *testing.T) {
 	inOrders(t, [3]int{0, 2, 1}, [3]int{1, 2, 0})
 }
 
-func TestOrdersUnderTrafficFilterFirst(t *testing.T) { inOrders(t, [3]int{2, 0, 1}, [3]int{2, 1, 0}) }
+func TestOrdersUnderTrafficFilterFirst(t *testing.T) {
+	inOrders(t, [3]int{2, 0, 1}, [3]int{2, 1, 0})
+}
+
+// What refuses requests in some orders is no part of idleguard: whoever asks for a route that comes or goes meets it, too.
+func TestRoutesComeAndGoWithoutFilter(t *testing.T) {
+	resources := strings.ReplaceAll(operators, "LB_PORT", kit.StartLB(t, "silent-rst:5s").Port()) + "---\n" + own + "---\n"
+	all := manifests(t)
+	resources += kit.OfKind(all, "EnvoyProxy") + "---\n"
+	g := startGateway(t, resources+plainRoute)
+	load := kit.Plain(address, domain)
+	load.Headers = map[string]string{"x-idleguard-lane": "external-api=4s"}
+	for range 3 {
+		g.refusesOnlyIf(true, load, "come", func(*testing.T) { g.apply(resources + kit.OfKind(all, "BackendTrafficPolicy", "HTTPRoute")) })
+		g.refusesOnlyIf(true, load, "go", func(*testing.T) { g.apply(resources + plainRoute) })
+	}
+}
 
 // groups come and go together: idle timeouts, routes, the filter.
 var groups = [3][]string{
 	{"BackendTrafficPolicy", "ClientTrafficPolicy"}, {"HTTPRoute"}, {"EnvoyExtensionPolicy", "EnvoyPatchPolicy"},
 }
 
+// own is the operator's idle timeout, with which nothing fails before idleguard comes and after it has gone.
+const own = `
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: BackendTrafficPolicy
+metadata: { name: own, namespace: default }
+spec:
+  targetRefs: [{ group: gateway.networking.k8s.io, kind: HTTPRoute, name: api }]
+  timeout: { http: { connectionIdleTimeout: 3s } }
+`
+
 func inOrders(t *testing.T, orders ...[3]int) {
-	// It says when it lets go: what a change leaves behind on the operator's own cluster would go stale otherwise, as it does without idleguard.
-	lb := kit.StartLB(t, "fin:5s")
-	resources := strings.ReplaceAll(operators, "LB_PORT", lb.Port()) + "---\n"
+	lb := kit.StartLB(t, "silent-rst:5s")
+	resources := strings.ReplaceAll(operators, "LB_PORT", lb.Port()) + "---\n" + own + "---\n"
 	all := manifests(t, "lbIdleTimeout: learn", "lbIdleTimeout: 5s", image, kit.StartRegistry(t).Push("0.2.0"))
+	all = kit.Replaced(t, all, "          lb_idle_timeout: 5s\n", "          lb_idle_timeout: 5s\n          idle_timeout: 3s\n")
 	resources += kit.OfKind(all, "EnvoyProxy") + "---\n"
 	g := startGateway(t, resources+plainRoute)
 	there := [3]bool{}
@@ -170,14 +196,14 @@ func inOrders(t *testing.T, orders ...[3]int) {
 	for _, order := range orders {
 		name := groups[order[0]][0] + ", " + groups[order[1]][0] + ", " + groups[order[2]][0]
 		filter, routes := slices.Index(order[:], 2), slices.Index(order[:], 1)
-		g.refusesOnlyIf(filter < routes, "apply "+name, func(*testing.T) {
+		g.refusesOnlyIf(filter < routes, kit.Plain(address, domain), "apply "+name, func(*testing.T) {
 			for _, group := range order {
 				set(group, true)
 			}
 			g.WaitForLane(t, "external-api", 4*time.Second)
 			time.Sleep(settled)
 		})
-		g.refusesOnlyIf(routes < filter, "remove "+name, func(*testing.T) {
+		g.refusesOnlyIf(routes < filter, kit.Plain(address, domain), "remove "+name, func(*testing.T) {
 			for _, group := range order {
 				set(group, false)
 			}
@@ -187,8 +213,7 @@ func inOrders(t *testing.T, orders ...[3]int) {
 
 // refusesOnlyIf holds that nothing fails under a change, or, where the filter is there before the routes or stays when they go, and so sends
 // requests to a rule whose cluster Envoy has not yet, or no more, that nothing fails but for this, and but while Envoy goes over.
-func (g *Gateway) refusesOnlyIf(warned bool, name string, change func(t *testing.T)) {
-	load := kit.Plain(address, domain)
+func (g *Gateway) refusesOnlyIf(warned bool, load kit.Load, name string, change func(t *testing.T)) {
 	if warned {
 		load.Tolerated = func(failure string, sent time.Time) bool {
 			return (failure == "503 " || failure == "503 no healthy upstream") && g.changing(sent)

@@ -150,16 +150,25 @@ func module(t *testing.T, proxy *Proxy) string {
 	return modules.FindString(dump)
 }
 
+// own is the operator's idle timeout, with which nothing fails before idleguard comes and after it has gone.
+const own = `
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: { name: own, namespace: shop }
+spec:
+  host: shop.shop.svc.cluster.local
+  trafficPolicy: { connectionPool: { http: { idleTimeout: 3s } } }
+`
+
 // Resources come and go in every order. Clients may choose their address only where nobody keeps them from it: without the filter.
 func TestOrdersUnderTraffic(t *testing.T) {
 	registry := kit.StartRegistry(t)
-	// It drops nothing: what a change leaves behind on the operator's own cluster would go stale there, as it does without idleguard.
-	lb := kit.StartLB(t, "stable")
-	m := startMesh(t, shop+"---\n"+slice("shop", lb.Port())+"---\n"+ingressGateway)
+	m := startMesh(t, shop+"---\n"+slice("shop", kit.StartLB(t, "silent-rst:5s").Port())+"---\n"+ingressGateway+"---\n"+own)
 	proxy := m.startProxy("router", "istio-system", map[string]string{"istio": "ingressgateway"})
 	const address, host = "127.0.0.1:8080", "shop.example.com"
 	kit.WaitForPort(t, address)
 	manifests := kit.Render(t, "istio/ingress-gateway", "lbIdleTimeout: learn", "lbIdleTimeout: 5s", image, "oci://"+registry.Push("0.2.0"))
+	manifests = kit.Replaced(t, manifests, "lb_idle_timeout: 5s\n", "lb_idle_timeout: 5s\n        idle_timeout: 3s\n")
 	kinds := [3]string{"DestinationRule", "VirtualService", "WasmPlugin"}
 	load := kit.Plain(address, host)
 	for _, order := range orders {

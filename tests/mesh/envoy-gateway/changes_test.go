@@ -149,7 +149,7 @@ func TestRoutesComeAndGoWithoutFilter(t *testing.T) {
 	resources += kit.OfKind(all, "EnvoyProxy") + "---\n"
 	g := startGateway(t, resources+plainRoute)
 	load := kit.Plain(address, domain)
-	load.Headers = map[string]string{"x-idleguard-lane": "external-api=4s"}
+	load.Headers, load.Watched = map[string]string{"x-idleguard-lane": "external-api=4s"}, true
 	for range 3 {
 		g.refusesOnlyIf(true, load, "come", func(*testing.T) { g.apply(resources + kit.OfKind(all, "BackendTrafficPolicy", "HTTPRoute")) })
 		g.refusesOnlyIf(true, load, "go", func(*testing.T) { g.apply(resources + plainRoute) })
@@ -214,7 +214,7 @@ func inOrders(t *testing.T, orders ...[3]int) {
 // refusesOnlyIf holds that nothing fails under a change, or, where the filter is there before the routes or stays when they go, and so sends
 // requests to a rule whose cluster Envoy has not yet, or no more, that nothing fails but for this, and but while Envoy goes over.
 func (g *Gateway) refusesOnlyIf(warned bool, load kit.Load, name string, change func(t *testing.T)) {
-	if warned {
+	if warned && !load.Watched {
 		load.Tolerated = func(failure string, sent time.Time) bool {
 			return (failure == "503 " || failure == "503 no healthy upstream") && g.changing(sent)
 		}

@@ -21,8 +21,16 @@ pub(super) fn is_possible(root: &Value, base: &str) -> Result<()> {
     if all.iter().any(|hcm| hcm.routes_to(base) == Some(true)) {
         return Ok(());
     }
+    let mut lone = all.iter().flat_map(|hcm| hcm.lone_routes(root, base));
+    if let Some(path) = lone.next() {
+        bail!("the route at {path} is a matcher's only one: make it a RouteList, so that its copies have a place");
+    }
     let elsewhere = all.iter().any(|hcm| hcm.routes_to(base).is_none());
-    let hint = if elsewhere { "; routes that come by RDS get their copies there (docs/cli.md)" } else { "" };
+    let hint = if elsewhere {
+        "; routes that come by RDS get their copies there (docs/cli.md), and those whose cluster a header or an extension names have none"
+    } else {
+        ""
+    };
     bail!("no HTTP route in this file leads to {base}{hint}")
 }
 
@@ -42,6 +50,11 @@ pub(super) fn ensure(document: &mut Document, destination: &Destination, notes: 
         let Some(hcm) = all.get(at) else { continue };
         if hcm.routes_to(&destination.cluster).is_none() {
             notes.push(format!("{}: its routes are not in this file; they get their copies at their source", hcm.path));
+        }
+        for path in hcm.lone_routes(document.value(), &destination.cluster) {
+            notes.push(format!(
+                "{path}: a matcher's only route, which has no copies; they would have a place in a RouteList"
+            ));
         }
         let configurations = hcm.route_configurations();
         let leads = |configuration: &Path| {

@@ -66,6 +66,31 @@ fn spellings() -> Vec<(String, String)> {
             )],
         ),
         (
+            "routes and filters that several share by aliases",
+            &[
+                ("              routes:\n", "              routes: &routes\n"),
+                ("          http_filters:\n", "          http_filters: &filters\n"),
+                (
+                    "  clusters:\n",
+                    "  - name: second\n    filter_chains:\n    - filters:\n      - name: http\n        typed_config:\n          \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager\n          stat_prefix: second\n          route_config:\n            virtual_hosts:\n            - name: own\n              domains: [orders.example]\n              routes:\n              - match: { prefix: / }\n                route: { cluster: others }\n            - name: all\n              domains: [\"*\"]\n              routes: *routes\n          http_filters: *filters\n  clusters:\n",
+                ),
+            ],
+        ),
+        (
+            "HTTP options in a TypedStruct",
+            &[(
+                "    connect_timeout: 2s\n",
+                "    connect_timeout: 2s\n    typed_extension_protocol_options:\n      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n        \"@type\": type.googleapis.com/xds.type.v3.TypedStruct\n        type_url: type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions\n        value: { explicit_http_config: { http2_protocol_options: {} }, common_http_protocol_options: { idle_timeout: 300s } }\n",
+            )],
+        ),
+        (
+            "a matcher's list of routes",
+            &[(
+                "            - name: all\n",
+                "            - name: tree\n              domains: [tree]\n              matcher:\n                matcher_tree:\n                  input: { name: path, typed_config: { \"@type\": type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput, header_name: \":path\" } }\n                  exact_match_map:\n                    map:\n                      /a:\n                        action:\n                          name: route\n                          typed_config:\n                            \"@type\": type.googleapis.com/envoy.config.route.v3.RouteList\n                            routes:\n                            - match: { prefix: / }\n                              route: { cluster: payments }\n            - name: all\n",
+            )],
+        ),
+        (
             "an upgrade with filters of its own",
             &[(
                 "          http_filters:\n",

@@ -1,8 +1,13 @@
 //! What `inject` puts in where, what it refuses, and that `--remove` takes out exactly that.
 
+use std::path::{Path, PathBuf};
+
 use idleguard_cli::check::{Surroundings, check};
 use idleguard_cli::document::{Document, Format};
 use idleguard_cli::inject::{Request, ScoutRequest, inject, remove};
+use idleguard_cli::kind;
+use idleguard_harness::envoy::{Config, Envoy, Options};
+use idleguard_harness::project;
 use serde_json::{Value, json};
 
 use super::{injected, project_file, read, request};
@@ -424,4 +429,74 @@ fn a_file_with_idleguard_is_brought_up_to_date() {
     let lists = document.text().matches("\"trusted_proxies\": [\"10.0.0.0/8\"]").count();
     assert!(lists == 1 && !document.text().contains("filename: idleguard.wasm"), "{}", document.text());
     assert_eq!(injected(document.text(), &request).text(), document.text());
+}
+
+/// The bootstraps of others, which are not ours to keep here: `BOOTSTRAPS=/path/to/envoyproxy/examples cargo test -p idleguard-cli
+/// --test cli -- --ignored --nocapture every_bootstrap_of_a_directory`.
+#[test]
+#[ignore = "takes a directory with bootstraps, and starts Envoy for each cluster in them"]
+fn every_bootstrap_of_a_directory() {
+    let directory = std::env::var_os("BOOTSTRAPS").expect("BOOTSTRAPS=/path/to/a/directory");
+    std::env::set_current_dir(&directory).expect("a directory"); // where what they name is found
+    let scout = Some(ScoutRequest::default());
+    let wasm = project::wasm().ok().and_then(|path| path.to_str().map(str::to_owned));
+    let (mut accepted, mut wrong) = ([0, 0], Vec::new());
+    for (path, text) in bootstraps_in(Path::new("."), 0) {
+        let document = Document::parse(&text).expect("read before");
+        let clusters = document.value()["static_resources"]["clusters"].as_array().cloned().unwrap_or_default();
+        let mut is_counted = [false, false];
+        for name in clusters.iter().filter_map(|cluster| cluster["name"].as_str()) {
+            for (with, scout) in [None, scout.clone()].into_iter().enumerate() {
+                let request = Request { scout, wasm: wasm.clone(), ..request(name) };
+                let mut injected = document.clone();
+                if let Err(error) = inject(&mut injected, &request) {
+                    println!("{}: {name}: {error:#}", path.display());
+                    continue;
+                }
+                let says = |text: &str| {
+                    let config = Config::parse(text).expect("a bootstrap");
+                    Envoy::validate(&config, &Options::default()).expect("a verdict").accepted
+                };
+                let told = |document: &Document| -> Vec<String> {
+                    check(document, Surroundings::default()).into_iter().map(|finding| finding.what).collect()
+                };
+                let before = told(&document);
+                let new: Vec<_> = told(&injected).into_iter().filter(|what| !before.contains(what)).collect();
+                let mut is = |what: &str, holds: bool| {
+                    if !holds {
+                        wrong.push(format!("{}: {name}: {what}", path.display()));
+                    }
+                };
+                is("a line has changed", keeps_lines(&text, injected.text()));
+                is("--remove gives other bytes", removed(injected.text(), None).text() == text);
+                is(&format!("{new:?}"), new.is_empty());
+                let is_valid = says(injected.text());
+                is("Envoy refuses it", is_valid || !says(&text));
+                is_counted[with] |= is_valid;
+            }
+        }
+        for (count, is) in accepted.iter_mut().zip(is_counted) {
+            *count += usize::from(is);
+        }
+    }
+    println!("with lanes {} bootstraps are valid, with a scout {}", accepted[0], accepted[1]);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(accepted.iter().all(|count| *count >= 20), "too few for a verdict");
+}
+
+fn bootstraps_in(directory: &Path, depth: usize) -> Vec<(PathBuf, String)> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found = Vec::new();
+    for path in entries {
+        if path.is_dir() && depth < 4 {
+            found.extend(bootstraps_in(&path, depth + 1));
+        } else if path.extension().is_some_and(|end| end == "yaml" || end == "json")
+            && let Ok(text) = std::fs::read_to_string(&path)
+            && Document::parse(&text).is_ok_and(|document| kind::expect_bootstrap(&document).is_ok())
+        {
+            found.push((path, text));
+        }
+    }
+    found.sort();
+    found
 }

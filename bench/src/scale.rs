@@ -139,7 +139,7 @@ async fn arrived(far_end: &FarEnd, count: u64, running: &mut JoinSet<Result<()>>
 const STREAMS: u64 = 90;
 
 /// Takes as many as the system allows, and says how many that is. Children inherit it.
-fn open_files() -> u64 {
+pub fn open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     if let Some(maximum) = limit.maximum {
         let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(maximum), maximum: Some(maximum) });

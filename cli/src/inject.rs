@@ -172,9 +172,14 @@ fn is_suitable(root: &Value, name: &str, cluster: &Value) -> Result<()> {
             bail!("{name} is made of other clusters ({kind}), and its connections are theirs: give those lanes");
         }
     }
+    let plugins = bootstrap::plugins(root);
+    let mut known = plugins.iter().filter_map(|plugin| plugin.http()).flat_map(|http| &http.destinations);
+    if let Some((_, policy)) = known.find(|(_, policy)| policy.lanes.iter().any(|lane| lane.cluster == name)) {
+        bail!("{name} is a lane of {}", policy.cluster);
+    }
     let listener = bootstrap::internal_listener_of(cluster).and_then(|name| bootstrap::listener(root, name));
     if let Some((path, listener)) = listener
-        && bootstrap::plugins(root).iter().any(|plugin| !plugin.is_http && plugin.path.is_within(&path))
+        && plugins.iter().any(|plugin| !plugin.is_http && plugin.path.is_within(&path))
     {
         let listener = text(listener, "name").unwrap_or_default();
         bail!(

@@ -145,6 +145,14 @@ fn ensure_in_list(
         bail!("{path}: the last HTTP filter is not the router");
     }
     let plugins = bootstrap::plugins(document.value());
+    let is_ours = |(at, filter): &(usize, &Value)| {
+        let is_called = text(filter, "name").is_some_and(|name| name.contains("idleguard"));
+        is_called || plugins.iter().any(|plugin| plugin.path.is_within(&path.then(*at)))
+    };
+    let mut discovered = filters.iter().enumerate().filter(|(_, filter)| filter.get("config_discovery").is_some());
+    if let Some((at, _)) = discovered.find(is_ours) {
+        bail!("{}: this filter is discovered, so the destination must be added at its source", path.then(at));
+    }
     let mut own = plugins.iter().filter(|plugin| plugin.is_http && plugin.path.is_within(path));
     // One with client_ip alone may stand anywhere; the destination goes where destinations are.
     let holder = own.rfind(|plugin| plugin.http().is_none_or(|http| !http.destinations.is_empty()));
@@ -171,12 +179,6 @@ fn ensure_in_list(
         Some(plugin) => {
             if let Err(error) = &plugin.checked {
                 bail!("{}: {error}", plugin.path);
-            }
-            if plugin.path.to_string().contains("config_discovery") {
-                bail!(
-                    "{}: this filter's configuration is discovered, so the destination must be added at its source",
-                    plugin.path
-                );
             }
             let known =
                 plugin.http().is_some_and(|http| http.destinations.iter().any(|(name, _)| *name == destination.name));

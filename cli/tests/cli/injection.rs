@@ -349,6 +349,16 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
         ),
         (plain.replace("- name: router", "- name: lua").replace("router.v3.Router", "lua.v3.Lua"), "is not the router"),
         (read("first-design.yaml"), "a split of version 0.1"),
+        (project_file("envoy.yaml").replace("payments", "shop").replace("shop-4s", "payments"), "payments is a lane of shop"),
+        (project_file("deploy/dynamic/envoy.yaml"), "must be added at its source"),
+        (
+            plain.replace("              routes:\n", "              matcher: { on_no_match: { action: { typed_config: { \"@type\": x/envoy.config.route.v3.Route, match: { prefix: / }, route: { cluster: payments } } } } }\n              others:\n"),
+            "make it a RouteList",
+        ),
+        (
+            plain.replace("static_resources:", "stats_config:\nstatic_resources:"),
+            "stats_config has no value",
+        ),
         (
             plain.replace(
                 "connect_timeout: 2s",

@@ -40,7 +40,7 @@ pub struct Copies {
 /// What one Envoy needs.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Side {
-    /// Resident memory two seconds after the start, in bytes: the median.
+    /// Resident memory a second after the start, in bytes: the median.
     pub memory_bytes: f64,
     /// From the start of the process until `/ready` says so, in milliseconds: the median.
     pub start_ms: f64,
@@ -92,7 +92,7 @@ async fn measure(plan: &Plan, clusters: u64, hosts: u64, sides: &[Config; 2]) ->
             let begun = Instant::now();
             let envoy = start(config).await?;
             starts[side].push(begun.elapsed().as_secs_f64() * 1e3);
-            sleep(Duration::from_secs(2)).await;
+            sleep(Duration::from_secs(1)).await;
             memory[side].push(process_cost::resident_bytes(envoy.pid())? as f64);
         }
     }

@@ -114,7 +114,7 @@ async fn measure(arguments: &Arguments, part: Part, directory: &Path) -> Result<
             let plan = copies::Plan {
                 clusters: if quick { &[1, 10] } else { &[1, 10, 100] },
                 hosts: if quick { &[1, 10] } else { &[1, 10, 1_000] },
-                rounds: pick(3, 1),
+                rounds: pick(5, 1),
                 counted: Duration::from_secs(pick(20, 10)),
             };
             serde_json::to_value(copies::run(&plan).await?)?

@@ -87,6 +87,8 @@ pub fn copy(base: &Value, name: &str, idle_timeout: &str) -> Value {
     lane
 }
 
+const FORWARD_PROXY: &str = "clusters.dynamic_forward_proxy.v3.ClusterConfig";
+
 /// Gives a cluster this `idle_timeout`.
 pub fn set_idle_timeout(cluster: &mut Value, idle_timeout: &str) {
     let canonical = spelling::canonical(cluster);
@@ -99,6 +101,10 @@ pub fn set_idle_timeout(cluster: &mut Value, idle_timeout: &str) {
             "common_http_protocol_options": { "idle_timeout": idle_timeout },
             "explicit_http_config": { "http_protocol_options": {} },
         });
+        if bootstrap::is_type(canonical.get("cluster_type").unwrap_or(&Value::Null), FORWARD_PROXY) {
+            // What Envoy gives such a cluster where it has no HTTP options, and wants in them where it has some.
+            options["upstream_http_protocol_options"] = json!({ "auto_sni": true, "auto_san_validation": true });
+        }
         return;
     }
     let mut place = cluster;

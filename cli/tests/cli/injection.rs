@@ -250,6 +250,15 @@ fn a_lane_is_the_cluster_but_for_what_keeps_it_the_same() {
     options["common_http_protocol_options"] = json!({ "idle_timeout": "0.9s" });
     assert_eq!(lane["typed_extension_protocol_options"][OPTIONS], options);
 
+    // What Envoy gives a forward proxy without HTTP options, and refuses to start without where there are some.
+    let proxy = read("bootstraps/static.yaml").replace(
+        "    - name: payments\n",
+        "    - name: payments\n      cluster_type:\n        name: x\n        typed_config: { \"@type\": x/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig }\n",
+    );
+    let lane = cluster(&injected(&proxy, &request("payments")), "payments-4s");
+    let options = &lane["typed_extension_protocol_options"][OPTIONS]["upstream_http_protocol_options"];
+    assert_eq!(options, &json!({ "auto_sni": true, "auto_san_validation": true }));
+
     // Older keys stay the ones that are used; the base's own idle_timeout is told, and no lane is above it.
     let named = injected(&read("bootstraps/stat-name.yaml"), &request("payments"));
     let lane = cluster(&named, "payments-4s");

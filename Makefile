@@ -209,7 +209,7 @@ fuzz-module: build ## random callbacks on a host whose calls fail, against the b
 BENCH_ARGUMENTS = $(if $(QUICK),--quick) $(if $(SECTIONS),--sections $(SECTIONS))
 
 .PHONY: bench
-bench: build envoy servers ## 25 min: idleguard beside what there is today; QUICK=1, or SECTIONS=correctness,cost,cpu,latency,scale,copies,pools
+bench: build envoy servers ## 40 min: idleguard beside what there is today; QUICK=1, or SECTIONS=correctness,cost,cpu,latency,scale,copies,pools
 	@cargo build --locked --quiet -p idleguard-bench
 	@exec $(CARGO_TARGET_DIR)/debug/idleguard-bench $(BENCH_ARGUMENTS)
 

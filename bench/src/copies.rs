@@ -16,7 +16,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::{far_end::FarEnd, process_cost, scale::open_files, statistics::Spread};
+use crate::{
+    far_end::FarEnd,
+    process_cost::{self, open_files},
+    statistics::Spread,
+};
 
 /// Envoy with so many clusters of so many hosts.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -142,15 +142,18 @@ async fn scripted(stream: TcpStream, run: &Run) -> Connection {
         http.run(steps, "", &run.signals).await;
     }
     while http.wire.end == End::Open {
-        let start = tokio::select! {
+        let has_next = tokio::select! {
             biased;
-            start = http.read_head() => start,
+            has_next = http.next() => has_next,
             () = finished(&mut finish) => {
                 http.wire.finish().await;
                 break;
             }
         };
-        let Some(start) = start else { break };
+        if !has_next {
+            break;
+        }
+        let Some(start) = http.read_head().await else { break };
         let target = start.split(' ').nth(1).unwrap_or_default();
         http.run(&run.steps(target), "", &run.signals).await;
         tokio::select! {

@@ -29,6 +29,7 @@ use tokio::{
 
 use crate::{
     drive::{http1::Http1, wire::Wire},
+    events::broken,
     middle,
     passage::Side,
     record::{End, MessageEnd},
@@ -159,7 +160,8 @@ async fn serve(stream: TcpStream, mut moods: watch::Receiver<Mood>, counts: Arc<
     loop {
         let is_closing = served > 0 && *moods.borrow() == Mood::Closes;
         let patience = if is_closing { Duration::from_secs(1) } else { Duration::MAX };
-        let Ok(Some(start)) = timeout(patience, http.read_head()).await else { return };
+        let Ok(true) = timeout(patience, http.next()).await else { return };
+        let Some(start) = http.read_head().await else { return };
         let is_check = start.contains("/healthz");
         http.read_end_of_this().await;
         let mood = *moods.borrow_and_update();
@@ -269,11 +271,7 @@ impl Traffic {
         for client in self.clients {
             let _ = client.await;
         }
-        let answers = self.answers.lock().expect("no panic under the lock").clone();
-        if answers.failed() > 0 {
-            eprintln!("answers by status: {:?}", answers.by_status); // the figures say only how many
-        }
-        answers
+        self.answers.lock().expect("no panic under the lock").clone()
     }
 }
 
@@ -364,7 +362,8 @@ impl Stage {
         waits: bool,
         options: impl FnOnce(u16) -> Options,
     ) -> Result<Self> {
-        let config = edit(own()?.set("static_resources/clusters/payments/load_assignment", Value::Null));
+        let config =
+            broken(subject, edit(own()?.set("static_resources/clusters/payments/load_assignment", Value::Null)));
         let (port, kept) = keep_port()?;
         let config = config.ingress_port(port);
         let mut parts = Parts::of(&config)?;
@@ -514,13 +513,22 @@ impl Stage {
 
     /// Edits the plugin's configuration, by ECDS; nothing with plain Envoy.
     pub async fn edit_plugin(&mut self, edit: impl FnOnce(&mut Value)) -> Result<()> {
+        self.replaced_plugin(edit, "config_reload").await
+    }
+
+    /// As [`edit_plugin`](Self::edit_plugin), where Envoy is to refuse it.
+    pub async fn refuse_plugin(&mut self, edit: impl FnOnce(&mut Value)) -> Result<()> {
+        self.replaced_plugin(edit, "config_fail").await
+    }
+
+    async fn replaced_plugin(&mut self, edit: impl FnOnce(&mut Value), counter: &str) -> Result<()> {
         let Some(plugin) = &mut self.parts.plugin else { return Ok(()) };
         let place = &mut plugin["config"]["configuration"]["value"];
         let mut json: Value = serde_json::from_str(place.as_str().context("a StringValue")?)?;
         edit(&mut json);
         *place = json.to_string().into();
         let resources = vec![extension(plugin)];
-        self.replaced("ecds.json", resources, &["extension_config_discovery", "config_reload"]).await
+        self.replaced("ecds.json", resources, &["extension_config_discovery", counter]).await
     }
 
     /// Puts the lane of 4 s in force, and waits until requests go there; traffic must be under way. Nothing with plain Envoy.

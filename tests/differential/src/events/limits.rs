@@ -13,7 +13,7 @@ use anyhow::Result;
 use serde_json::json;
 use tokio::{net::UdpSocket, task::JoinSet};
 
-use super::{Event, Figure, figure};
+use super::{Event, Figure, broken, figure};
 use crate::{
     middle,
     setup::{BASE, HTTP_MANAGER, ROUTES, Subject, for_subject, own},
@@ -31,7 +31,7 @@ pub(super) fn all() -> Vec<Event> {
         },
         Event {
             name: "own-breaker",
-            about: "5 requests under way where 5 may be, a change of lane, and 5 more",
+            about: "5 requests under way where 5 may be, a change of lane, and 10 more",
             own: Some(
                 "circuit breakers count for each lane: after a change twice as many can be under way, until the old ones are done",
             ),
@@ -115,16 +115,13 @@ async fn breaker_twice(subject: Subject) -> Result<Vec<Figure>> {
     if subject != Subject::Plain {
         stage.edit_plugin(|json| json["destinations"]["payments"]["lb_idle_timeout"] = "5s".into()).await?;
     }
-    let mut second = ask_many(&stage, 5);
-    // Plain lets five wait; a new lane sends them.
-    if subject == Subject::Plain {
-        let wait = stage.envoy.wait_for(Duration::from_secs(30), "payments", |stats| {
-            stats.get("cluster.payments.upstream_rq_pending_active").copied().unwrap_or(0) >= 5
-        });
-        wait.await?;
-    } else {
-        until_in_flight(&host, 10).await?;
-    }
+    let mut second = ask_many(&stage, 10);
+    // Plain lets five wait and refuses five; a new lane sends five and lets five wait.
+    let wait = stage.envoy.wait_for(Duration::from_secs(30), "upstream_rq_pending", |stats| {
+        let count = |name| stats.get(&format!("cluster.payments.upstream_rq_pending_{name}")).copied().unwrap_or(0);
+        host.in_flight() + count("active") + count("overflow") >= 15
+    });
+    wait.await?;
     let most = host.most_in_flight();
     host.set(Mood::Good);
     let mut failed = 0;
@@ -133,7 +130,7 @@ async fn breaker_twice(subject: Subject) -> Result<Vec<Figure>> {
             failed += u64::from(status? != 200);
         }
     }
-    Ok(vec![Figure { what: "requests under way at once", count: most, more: 5 }, figure("failed of 10", failed)])
+    Ok(vec![figure("requests under way at once", most).or_more(5), figure("failed of 15", failed)])
 }
 
 async fn rate_limit(subject: Subject) -> Result<Vec<Figure>> {
@@ -160,7 +157,7 @@ async fn rate_limit(subject: Subject) -> Result<Vec<Figure>> {
     stage.change_lane().await?;
     traffic.more(50).await?;
     let second = traffic.stop().await.good();
-    Ok(vec![figure("passed of 50", first), Figure { what: "passed of 50 more", count: second, more: 10 }])
+    Ok(vec![figure("passed of 50", first), figure("passed of 50 more", second).or_more(10)])
 }
 
 /// A name server that knows one address, for every name; it ends with the task.
@@ -198,11 +195,11 @@ async fn dns(subject: Subject) -> Result<Vec<Figure>> {
         .set(&format!("{BASE}/dns_refresh_rate"), "3600s")
         .set(&format!("{BASE}/typed_dns_resolver_config"), resolver);
     // Envoy is ready when all its clusters have been looked up.
-    let envoy = middle::start(&for_subject(config, subject), subject).await?;
+    let envoy = middle::start(&broken(subject, for_subject(config, subject)), subject).await?;
     let failed = load(envoy.ingress(), 1, 10).await?.failed();
     server.abort();
     Ok(vec![
-        Figure { what: "look-ups of one name", count: asked.load(SeqCst), more: lanes() },
+        figure("look-ups of one name", asked.load(SeqCst)).or_more(lanes()),
         figure("failed requests of 10", failed),
     ])
 }

@@ -9,7 +9,7 @@ use idleguard_harness::{
 };
 use tokio::net::TcpStream;
 
-use super::{Event, Figure, figure};
+use super::{Event, Figure, broken, failures, figure};
 use crate::{
     drive::{http1::Http1, wire::Wire},
     middle,
@@ -66,7 +66,7 @@ async fn hot_restart(subject: Subject) -> Result<Vec<Figure>> {
     traffic.more(200).await?;
     let after = elsewhere(&stage.clusters_text().await?);
     let answers = traffic.stop().await;
-    Ok(vec![figure("failed requests", answers.failed()), figure("on another lane afterwards", after - before)])
+    Ok(vec![failures("failed requests", &answers), figure("on another lane afterwards", after - before)])
 }
 
 /// The project's own configuration, whole.
@@ -81,7 +81,7 @@ fn with_scout(subject: Subject, host: &Host) -> Result<Config> {
 
 async fn scout(subject: Subject) -> Result<Vec<Figure>> {
     let host = Host::start(Mood::Closes).await?;
-    let envoy = middle::start(&with_scout(subject, &host)?, Subject::Plain).await?;
+    let envoy = middle::start(&broken(subject, with_scout(subject, &host)?), Subject::Plain).await?;
     let mut traffic = Traffic::start(envoy.ingress(), 4);
     traffic.more(100).await?;
     if subject != Subject::Plain {
@@ -90,7 +90,7 @@ async fn scout(subject: Subject) -> Result<Vec<Figure>> {
         envoy.wait_for(within, "scout", |stats| stats.get(asked).is_some_and(|asked| *asked >= 6)).await?;
     }
     traffic.more(200).await?;
-    Ok(vec![figure("failed requests", traffic.stop().await.failed())])
+    Ok(vec![failures("failed requests", &traffic.stop().await)])
 }
 
 /// The module, but that request trailers make it trap.
@@ -120,7 +120,7 @@ async fn vm_dies(subject: Subject) -> Result<Vec<Figure>> {
     let config = own()?
         .upstream(host.address)
         .set(&format!("{HTTP_MANAGER}/http_protocol_options"), serde_json::json!({ "enable_trailers": true }));
-    let envoy = middle::start(&for_subject(config, subject).wasm(&path), subject).await?;
+    let envoy = middle::start(&broken(subject, for_subject(config, subject).wasm(&path)), subject).await?;
     let mut client = None;
     let mut good = ask(envoy.ingress(), &mut client).await == 200;
     anyhow::ensure!(good, "no answer before: {}", envoy.log_tail());
@@ -144,8 +144,8 @@ async fn vm_dies(subject: Subject) -> Result<Vec<Figure>> {
     let answers = traffic.stop().await;
     let more = requests_of(&http::get(envoy.admin(), "/clusters").await.context("/clusters")?.text(), name) - sent;
     Ok(vec![
-        Figure { what: "seconds until requests are answered again, rounded up", count: seconds, more: 10 },
-        figure("failed afterwards", answers.failed()),
+        figure("seconds until requests are answered again, rounded up", seconds).or_more(10),
+        failures("failed afterwards", &answers),
         figure("on another lane afterwards", answers.good().saturating_sub(more)),
     ])
 }

@@ -87,7 +87,7 @@ pub fn in_exchanges() -> Vec<Break> {
         Break {
             name: "cut-status",
             what: "a wrong status where the far end cuts an exchange off",
-            found_by: &["rst-before-answer", "fin-in-head"],
+            found_by: &["rst-before-answer", "fin-before-answer"],
             edit: cut_status,
         },
         Break {
@@ -118,7 +118,7 @@ pub fn in_events() -> Vec<Break> {
                 "lanes-removed",
                 "lanes-validated",
                 "drain",
-                "hot-restart",
+                "own-hot-restart",
                 "scout",
                 "own-lanes-without-clusters",
                 "own-lanes-removed-clusters-first",
@@ -168,16 +168,10 @@ pub fn in_events() -> Vec<Break> {
             edit: |config| lanes_without(config, "outlier_detection"),
         },
         Break {
-            name: "health-checks-twice",
-            what: "lanes that check the health of each host twice",
+            name: "new-health-checkers",
+            what: "lanes that take a new connection for each health check",
             found_by: &["own-health-checks"],
-            edit: |config| {
-                each_lane(config, |lane| {
-                    if let Some(checks) = lane["health_checks"].as_array_mut() {
-                        checks.extend(checks.clone());
-                    }
-                })
-            },
+            edit: |config| each_lane(config, |lane| lane["health_checks"][0]["reuse_connection"] = false.into()),
         },
         Break {
             name: "no-breakers",

@@ -67,6 +67,7 @@ struct Counts {
     requests: AtomicU64,
     in_flight: AtomicU64,
     most_in_flight: AtomicU64,
+    health_checks: AtomicU64,
     health_checkers: AtomicU64,
     connections: AtomicU64,
 }
@@ -127,6 +128,11 @@ impl Host {
         self.counts.in_flight.load(SeqCst)
     }
 
+    /// Health checks so far.
+    pub fn health_checks(&self) -> u64 {
+        self.counts.health_checks.load(SeqCst)
+    }
+
     /// Connections that health checks came on.
     pub fn health_checkers(&self) -> u64 {
         self.counts.health_checkers.load(SeqCst)
@@ -165,9 +171,10 @@ async fn serve(stream: TcpStream, mut moods: watch::Receiver<Mood>, counts: Arc<
         let is_check = start.contains("/healthz");
         http.read_end_of_this().await;
         let mood = *moods.borrow_and_update();
-        if is_check && !is_checker {
+        if is_check {
+            counts.health_checks.fetch_add(1, SeqCst);
+            counts.health_checkers.fetch_add(u64::from(!is_checker), SeqCst);
             is_checker = true;
-            counts.health_checkers.fetch_add(1, SeqCst);
         }
         if !is_check {
             counts.requests.fetch_add(1, SeqCst);
@@ -679,6 +686,7 @@ fn bootstrap(config: &Config, directory: &Path) -> Result<Config> {
     json["dynamic_resources"] = json!({ "cds_config": file("cds.json"), "lds_config": file("lds.json") });
     let settle = config.get("static_resources/listeners/settle").context("the listener `settle`")?;
     json["static_resources"] = json!({ "listeners": [settle] });
+    json["stats_flush_interval"] = "0.1s".into(); // with it a second Envoy asks the first one for its statistics
     Config::parse(&json.to_string())
 }
 

@@ -47,7 +47,11 @@ impl Subjects {
             if let Some(verdict) = judge(case, &self.middles).await? {
                 return Ok(verdict);
             }
-            eprintln!("{}: another lane is in force; again, with other Envoys", case.name);
+            for middle in self.middles.iter().filter(|middle| middle.is_elsewhere()) {
+                let log = middle.log();
+                let why = log.lines().rfind(|line| line.contains("requests go to")).unwrap_or_default();
+                eprintln!("{}, {}: begins anew, with other Envoys: {why}", case.name, middle.subject.name());
+            }
             self.middles = start(self.setup, self.edit).await?;
         }
         bail!("{}: five times another lane was in force than was to be", case.name)

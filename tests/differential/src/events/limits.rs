@@ -116,7 +116,7 @@ async fn breaker_twice(subject: Subject) -> Result<Vec<Figure>> {
         stage.edit_plugin(|json| json["destinations"]["payments"]["lb_idle_timeout"] = "5s".into()).await?;
     }
     let mut second = ask_many(&stage, 10);
-    // Plain lets five wait and refuses five; a new lane sends five and lets five wait.
+    // Plain lets five wait and refuses five; a new lane sends five, and refuses up to five while they connect.
     let wait = stage.envoy.wait_for(Duration::from_secs(30), "upstream_rq_pending", |stats| {
         let count = |name| stats.get(&format!("cluster.payments.upstream_rq_pending_{name}")).copied().unwrap_or(0);
         host.in_flight() + count("active") + count("overflow") >= 15

@@ -23,9 +23,9 @@ use crate::{
 pub(super) fn all() -> Vec<Event> {
     vec![
         Event {
-            name: "hot-restart",
+            name: "own-hot-restart",
             about: "a second Envoy takes over under load (`--restart-epoch 1`), the first one drains and ends",
-            own: None,
+            own: Some("while the first one lives, Envoy adds up the gauges of both, and so those of a Wasm module"),
             run: |s| Box::pin(hot_restart(s)),
         },
         Event {
@@ -50,12 +50,14 @@ async fn hot_restart(subject: Subject) -> Result<Vec<Figure>> {
     let mut stage = Stage::restartable(subject, &[&host]).await?;
     let mut traffic = Traffic::start(stage.ingress, 4);
     traffic.more(100).await?;
-    let mut before = stage.hot_restart().await?;
+    let mut first = stage.hot_restart().await?;
     let name = stage.in_force();
     stage.until("traffic through the second Envoy", |clusters| requests_of(clusters, name) > 0).await?;
+    let mut most = 0;
     let end = Instant::now() + Duration::from_secs(60);
-    while before.is_running() {
-        anyhow::ensure!(Instant::now() < end, "the first Envoy does not end: {}", before.log_tail());
+    while first.is_running() {
+        anyhow::ensure!(Instant::now() < end, "the first Envoy does not end: {}", first.log_tail());
+        most = most.max(stage.envoy.stat(middle::LANE).await?);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let names = stage.cluster_names();
@@ -66,7 +68,12 @@ async fn hot_restart(subject: Subject) -> Result<Vec<Figure>> {
     traffic.more(200).await?;
     let after = elsewhere(&stage.clusters_text().await?);
     let answers = traffic.stop().await;
-    Ok(vec![failures("failed requests", &answers), figure("on another lane afterwards", after - before)])
+    Ok(vec![
+        failures("failed requests", &answers),
+        figure("on another lane afterwards", after - before),
+        // Plain has no gauge of this name.
+        figure("idle timeouts in the gauge of the lane in force", most / subject.idle_timeout_ms()).or_more(2),
+    ])
 }
 
 /// The project's own configuration, whole.

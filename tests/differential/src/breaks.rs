@@ -121,6 +121,7 @@ pub fn in_events() -> Vec<Break> {
                 "own-hot-restart",
                 "scout",
                 "own-lanes-without-clusters",
+                "own-lanes-without-service-name",
                 "own-lanes-removed-clusters-first",
             ],
             edit: |config| fails(config, 10),
@@ -128,7 +129,7 @@ pub fn in_events() -> Vec<Break> {
         Break {
             name: "all",
             what: "all requests fail",
-            found_by: &["host-forgets"],
+            found_by: &["host-forgets", "own-signatures"],
             edit: |config| fails(config, 100),
         },
         Break {

@@ -32,7 +32,7 @@ use crate::{
     events::broken,
     middle,
     passage::Side,
-    record::{End, MessageEnd},
+    record::{ADDRESSES, End, Message, MessageEnd},
     script::{Do, Framing, Signals},
     setup::{HTTP_MANAGER, LANES, Subject, for_subject, own},
 };
@@ -67,6 +67,7 @@ struct Counts {
     requests: AtomicU64,
     in_flight: AtomicU64,
     most_in_flight: AtomicU64,
+    lost_signed_headers: AtomicU64,
     health_checks: AtomicU64,
     health_checkers: AtomicU64,
     connections: AtomicU64,
@@ -128,6 +129,11 @@ impl Host {
         self.counts.in_flight.load(SeqCst)
     }
 
+    /// Headers that AWS signatures name, and that requests did not have.
+    pub fn lost_signed_headers(&self) -> u64 {
+        self.counts.lost_signed_headers.load(SeqCst)
+    }
+
     /// Health checks so far.
     pub fn health_checks(&self) -> u64 {
         self.counts.health_checks.load(SeqCst)
@@ -178,6 +184,8 @@ async fn serve(stream: TcpStream, mut moods: watch::Receiver<Mood>, counts: Arc<
         }
         if !is_check {
             counts.requests.fetch_add(1, SeqCst);
+            let lost = http.messages.last().map_or(0, lost_signed_headers);
+            counts.lost_signed_headers.fetch_add(lost, SeqCst);
             let in_flight = counts.in_flight.fetch_add(1, SeqCst) + 1;
             counts.most_in_flight.fetch_max(in_flight, SeqCst);
         }
@@ -207,6 +215,14 @@ async fn serve(stream: TcpStream, mut moods: watch::Receiver<Mood>, counts: Arc<
         served += 1;
         idle_since = Instant::now();
     }
+}
+
+/// `authorization: AWS4-HMAC-SHA256 Credential=…, SignedHeaders=host;x-amz-date, Signature=…`
+fn lost_signed_headers(request: &Message) -> u64 {
+    let has = |signed: &&str| ADDRESSES.contains(signed) || request.headers.iter().any(|(name, _)| name == signed);
+    let authorization = request.headers.iter().find(|(name, _)| name == "authorization");
+    let signed = authorization.and_then(|(_, value)| value.split("SignedHeaders=").nth(1)?.split(',').next());
+    signed.map_or(0, |names| names.split(';').filter(|name| !has(name)).count() as u64)
 }
 
 // --- traffic

@@ -86,6 +86,14 @@ pub(super) fn all() -> Vec<Event> {
             own: Some("as above: plugin first, then routes, then clusters"),
             run: |s| Box::pin(removed_clusters_first(s)),
         },
+        Event {
+            name: "own-lanes-without-service-name",
+            about: "lanes come whose EDS has no `service_name`, and 100 requests; then lanes that have it",
+            own: Some(
+                "a copy without the base's `service_name` asks EDS for its own name, which nobody knows; `check` finds it",
+            ),
+            run: |s| Box::pin(without_service_name(s)),
+        },
         Event { name: "drain", about: "the listeners drain under load", own: None, run: |s| Box::pin(drain(s)) },
     ]
 }
@@ -101,6 +109,14 @@ async fn begun(subject: Subject) -> Result<(Host, Stage, Traffic)> {
 async fn ended(mut traffic: Traffic) -> Result<Vec<Figure>> {
     traffic.more(200).await?;
     Ok(vec![failures("failed requests", &traffic.stop().await)])
+}
+
+/// Of the next 100 requests, those under way not counted.
+async fn failed_of_100(traffic: &mut Traffic) -> Result<u64> {
+    traffic.more(8).await?;
+    let before = traffic.answers().failed();
+    traffic.more(100).await?;
+    Ok((traffic.answers().failed() - before).min(100))
 }
 
 async fn lane_change(subject: Subject) -> Result<Vec<Figure>> {
@@ -172,10 +188,15 @@ fn remove_routes(routes: &mut Value) {
     }
 }
 
+/// The base, and its lanes.
+fn with_lanes(stage: &Stage) -> Vec<Value> {
+    let base = stage.clusters().swap_remove(0);
+    let lanes: Vec<Value> = LANES.iter().map(|text| lane(&base, text)).collect();
+    [vec![base], lanes].concat()
+}
+
 async fn add_clusters(stage: &mut Stage) -> Result<()> {
-    let mut clusters = stage.clusters();
-    let base = clusters[0].clone();
-    clusters.extend(LANES.iter().map(|text| lane(&base, text)));
+    let clusters = with_lanes(stage);
     stage.set_clusters(clusters).await?;
     let host = stage.in_force();
     stage.until("the lanes are warm", |clusters| clusters.contains(&format!("{host}::127."))).await
@@ -268,21 +289,35 @@ async fn wrong_order(subject: Subject) -> Result<Vec<Figure>> {
         add_to_plugin(&mut stage).await?;
         stage.edit_routes(add_routes).await?;
     }
-    let before = traffic.answers().failed();
-    traffic.more(100).await?;
-    let failed = traffic.answers().failed() - before;
+    let failed = failed_of_100(&mut traffic).await?;
     if subject != Subject::Plain {
         add_clusters(&mut stage).await?;
         in_force(&stage).await?;
-        traffic.more(20).await?;
     }
-    let before = traffic.answers().failed();
-    traffic.more(100).await?;
-    let after = traffic.stop().await.failed() - before;
+    let after = failed_of_100(&mut traffic).await?;
     Ok(vec![
-        figure("failed of 100, before the clusters are there", failed.min(100)).or_more(100),
+        figure("failed of 100, before the clusters are there", failed).or_more(100),
         figure("failed afterwards", after),
     ])
+}
+
+async fn without_service_name(subject: Subject) -> Result<Vec<Figure>> {
+    let (_host, mut stage, mut traffic) = without_lanes(subject).await?;
+    if subject != Subject::Plain {
+        let mut clusters = with_lanes(&stage);
+        // What Envoy takes where there is none.
+        clusters.iter_mut().skip(1).for_each(|lane| lane["eds_cluster_config"]["service_name"] = lane["name"].clone());
+        stage.set_clusters(clusters).await?;
+        stage.edit_routes(add_routes).await?;
+        add_to_plugin(&mut stage).await?;
+    }
+    let failed = failed_of_100(&mut traffic).await?;
+    if subject != Subject::Plain {
+        add_clusters(&mut stage).await?;
+        in_force(&stage).await?;
+    }
+    let after = failed_of_100(&mut traffic).await?;
+    Ok(vec![figure("failed of 100, without it", failed).or_more(100), figure("failed afterwards", after)])
 }
 
 async fn removed_clusters_first(subject: Subject) -> Result<Vec<Figure>> {
@@ -292,20 +327,14 @@ async fn removed_clusters_first(subject: Subject) -> Result<Vec<Figure>> {
         stage.set_clusters(base).await?;
         stage.until("the lanes are gone", |clusters| !clusters.contains("payments-54s::")).await?;
     }
-    traffic.more(8).await?; // those that were under way
-    let before = traffic.answers().failed();
-    traffic.more(100).await?;
-    let failed = traffic.answers().failed() - before;
+    let failed = failed_of_100(&mut traffic).await?;
     if subject != Subject::Plain {
         stage.edit_plugin(|json| json["destinations"]["payments"]["lanes"] = json!({})).await?;
         stage.edit_routes(remove_routes).await?;
-        traffic.more(20).await?;
     }
-    let before = traffic.answers().failed();
-    traffic.more(100).await?;
-    let after = traffic.stop().await.failed() - before;
+    let after = failed_of_100(&mut traffic).await?;
     Ok(vec![
-        figure("failed of 100, after the clusters have gone", failed.min(100)).or_more(100),
+        figure("failed of 100, after the clusters have gone", failed).or_more(100),
         figure("failed afterwards", after),
     ])
 }

@@ -44,6 +44,14 @@ pub(super) fn all() -> Vec<Event> {
             run: |s| Box::pin(rate_limit(s)),
         },
         Event {
+            name: "own-signatures",
+            about: "`aws_request_signing` between idleguard and the router, ten requests",
+            own: Some(
+                "what stands behind idleguard sees its header, and signs it; the router takes it out: put it in front",
+            ),
+            run: |s| Box::pin(signatures(s)),
+        },
+        Event {
             name: "own-dns",
             about: "a cluster whose endpoint is a name, at the start",
             own: Some("each lane looks up the name for itself"),
@@ -158,6 +166,25 @@ async fn rate_limit(subject: Subject) -> Result<Vec<Figure>> {
     traffic.more(50).await?;
     let second = traffic.stop().await.good();
     Ok(vec![figure("passed of 50", first), figure("passed of 50 more", second).or_more(10)])
+}
+
+async fn signatures(subject: Subject) -> Result<Vec<Figure>> {
+    let host = Host::start(Mood::Good).await?;
+    let signing = json!({ "name": "aws", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.aws_request_signing.v3.AwsRequestSigning",
+        "service_name": "s3", "region": "eu-central-1", "use_unsigned_payload": true,
+        "credential_provider": { "inline_credential": { "access_key_id": "differential", "secret_access_key": "none" } },
+    }});
+    let filters = format!("{HTTP_MANAGER}/http_filters");
+    let stage = Stage::start(subject, &[&host], |config| config.insert(&filters, Some(1), signing)).await?;
+    let (mut client, mut failed) = (None, 0);
+    for _ in 0..10 {
+        failed += u64::from(ask(stage.ingress, &mut client).await != 200);
+    }
+    Ok(vec![
+        figure("signed headers that do not arrive", host.lost_signed_headers()).or_more(10),
+        figure("failed requests of 10", failed),
+    ])
 }
 
 /// A name server that knows one address, for every name; it ends with the task.

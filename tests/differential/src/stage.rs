@@ -34,7 +34,7 @@ use crate::{
     passage::Side,
     record::{ADDRESSES, End, Message, MessageEnd},
     script::{Do, Framing, Signals},
-    setup::{HTTP_MANAGER, LANES, Subject, for_subject, own},
+    setup::{HTTP_MANAGER, Subject, for_subject, own},
 };
 
 /// How long anything may take that is waited for.
@@ -55,8 +55,8 @@ pub enum Mood {
     Held,
     /// Takes a request on a connection that has served before as a reason to reset it, if it was idle for a second.
     Forgetful,
-    /// Closes connections that have been idle for a second.
-    Closes,
+    /// Closes a scout's connections once they have been idle for a second. Others' would be a race that plain loses, too.
+    ClosesScouts,
     /// Resets the connection in place of an answer.
     Resets,
 }
@@ -170,7 +170,7 @@ async fn serve(stream: TcpStream, mut moods: watch::Receiver<Mood>, counts: Arc<
     let signals = Signals::default();
     let (mut is_checker, mut served, mut idle_since) = (false, 0, Instant::now());
     loop {
-        let is_closing = served > 0 && *moods.borrow() == Mood::Closes;
+        let is_closing = is_checker && *moods.borrow() == Mood::ClosesScouts;
         let patience = if is_closing { Duration::from_secs(1) } else { Duration::MAX };
         let Ok(true) = timeout(patience, http.next()).await else { return };
         let Some(start) = http.read_head().await else { return };
@@ -292,7 +292,7 @@ impl Traffic {
     pub async fn stop(self) -> Answers {
         self.stop.send_replace(true);
         for client in self.clients {
-            let _ = client.await;
+            client.await.expect("no panic in a client");
         }
         self.answers.lock().expect("no panic under the lock").clone()
     }
@@ -327,9 +327,9 @@ pub async fn load(address: SocketAddr, clients: usize, requests: u64) -> Result<
 
 // --- Envoy
 
-/// The configuration in parts, as the files hold them.
-#[derive(Debug, Clone)]
-pub struct Parts {
+/// The configuration in parts, as the files hold them now.
+#[derive(Debug)]
+struct Parts {
     listener: Value,
     routes: Value,
     clusters: Vec<Value>,
@@ -345,8 +345,7 @@ pub struct Stage {
     pub envoy: Envoy,
     /// Where clients go.
     pub ingress: SocketAddr,
-    /// What the files hold now.
-    pub parts: Parts,
+    parts: Parts,
     directory: TempDir,
     version: u64,
     bootstrap: Config,
@@ -508,7 +507,7 @@ impl Stage {
         self.replaced("cds.json", resources, &["cluster_manager.cds.update_success"]).await
     }
 
-    /// The clusters.
+    /// The clusters, the base first.
     pub fn clusters(&self) -> Vec<Value> {
         self.parts.clusters.clone()
     }
@@ -704,9 +703,4 @@ fn bootstrap(config: &Config, directory: &Path) -> Result<Config> {
     json["static_resources"] = json!({ "listeners": [settle] });
     json["stats_flush_interval"] = "0.1s".into(); // with it a second Envoy asks the first one for its statistics
     Config::parse(&json.to_string())
-}
-
-/// How many lanes the project has.
-pub fn lanes() -> u64 {
-    LANES.len() as u64
 }

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     middle,
-    setup::{BASE, Subject, for_subject, own, protocol},
-    stage::{Host, Mood, Stage, Traffic, ask, lanes, load},
+    setup::{BASE, LANES, ROUTES, Subject, for_subject, own, protocol},
+    stage::{Host, Mood, Stage, Traffic, ask, load},
 };
 
 /// The rows.
@@ -232,7 +232,7 @@ async fn ejected_again(subject: Subject) -> Result<Vec<Figure>> {
 }
 
 fn retried(config: Config) -> Config {
-    config.set(&format!("{}/1/route/retry_policy", crate::setup::ROUTES), json!({
+    config.set(&format!("{}/1/route/retry_policy", ROUTES), json!({
         "retry_on": "connect-failure,reset", "num_retries": 5, "retry_host_predicate": [{
             "name": "envoy.retry_host_predicates.previous_hosts",
             "typed_config": { "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate" },
@@ -402,5 +402,5 @@ async fn health_checks(subject: Subject) -> Result<Vec<Figure>> {
         }
     };
     timeout(Duration::from_secs(60), checked).await.context("no health checks")?;
-    Ok(vec![figure("health checkers of one host", host.health_checkers()).or_more(lanes())])
+    Ok(vec![figure("health checkers of one host", host.health_checkers()).or_more(LANES.len() as u64)])
 }

@@ -10,14 +10,15 @@ use std::{
 };
 
 use anyhow::Result;
+use idleguard_harness::envoy::Config;
 use serde_json::json;
 use tokio::{net::UdpSocket, task::JoinSet};
 
 use super::{Event, Figure, broken, figure};
 use crate::{
     middle,
-    setup::{BASE, HTTP_MANAGER, ROUTES, Subject, for_subject, own},
-    stage::{Host, Mood, Stage, Traffic, ask, lanes, load},
+    setup::{BASE, HTTP_MANAGER, LANES, ROUTES, Subject, for_subject, own},
+    stage::{Host, Mood, Stage, Traffic, ask, load},
 };
 
 /// The rows.
@@ -60,7 +61,7 @@ pub(super) fn all() -> Vec<Event> {
     ]
 }
 
-fn limited(config: idleguard_harness::envoy::Config) -> idleguard_harness::envoy::Config {
+fn limited(config: Config) -> Config {
     config.set(
         &format!("{BASE}/circuit_breakers"),
         json!({ "thresholds": [{ "max_requests": 5, "max_pending_requests": 5, "max_connections": 5 }] }),
@@ -226,7 +227,7 @@ async fn dns(subject: Subject) -> Result<Vec<Figure>> {
     let failed = load(envoy.ingress(), 1, 10).await?.failed();
     server.abort();
     Ok(vec![
-        figure("look-ups of one name", asked.load(SeqCst)).or_more(lanes()),
+        figure("look-ups of one name", asked.load(SeqCst)).or_more(LANES.len() as u64),
         figure("failed requests of 10", failed),
     ])
 }

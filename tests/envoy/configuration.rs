@@ -1,9 +1,16 @@
 //! A wrong configuration stops Envoy's start, and the log says which key, what was given and what is allowed.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context;
 use idleguard_harness::envoy::{Config, Envoy, Options};
+use idleguard_harness::stub_lb::{Mode, StubLb};
+use idleguard_harness::{http, project};
 use serde_json::{Value, json};
 
-use super::project_config;
+use super::lanes::requests_of;
+use super::{project_config, start};
 
 fn refusal(config: &Config) -> String {
     let said = Envoy::validate(config, &Options::default()).expect("a verdict");
@@ -79,4 +86,25 @@ async fn what_is_allowed_but_hardly_meant_is_warned_of() {
     let said = Envoy::validate(&config.http_filter(&http), &Options::default()).expect("a verdict");
     assert!(said.accepted, "{}", said.output);
     assert!(said.output.contains("idleguard: client_ip.trusted_proxies[0]"), "{}", said.output);
+}
+
+/// `make build` takes out of it what Envoy need not call; without that it costs more, and does the same.
+#[tokio::test]
+async fn the_module_of_a_plain_cargo_build_does_all_that_the_finished_one_does() {
+    let Some(config) = project_config() else { return };
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project::root().join("target"), Into::into);
+    let built = project::root().join(target).join("wasm32-wasip1/release/idleguard.wasm");
+    let wasm = built.canonicalize().with_context(|| format!("{}: `make build` makes it", built.display()));
+    let Some(wasm) = project::or_skip(wasm) else { return };
+    let lb = StubLb::start(Mode::Stable);
+    let envoy = start(&config.lb_idle_timeout("60s").wasm(&wasm).upstream(lb.address()), 1).await;
+    let claim = [("x-real-ip", b"198.51.100.9".as_slice())];
+    let answer = http::send(envoy.ingress(), "POST", "/headers", &claim, "a body").await.expect("an answer");
+    assert_eq!(answer.status, 200);
+    let headers = answer.text().to_lowercase();
+    assert!(headers.contains(r#"["x-real-ip","127.0.0.1"]"#) && !headers.contains("198.51.100.9"), "{headers}");
+    assert_eq!(requests_of(&envoy, "payments-54s").await, 1);
+    let asked = "wasmcustom.idleguard.scout.payments.requests";
+    let scouted = |stats: &BTreeMap<String, u64>| stats.get(asked).is_some_and(|asked| *asked >= 2);
+    envoy.wait_for(Duration::from_secs(60), "the scout", scouted).await.expect("a scout that asks");
 }

@@ -123,6 +123,9 @@ async fn breaker_twice(subject: Subject) -> Result<Vec<Figure>> {
     until_in_flight(&host, 5).await?;
     if subject != Subject::Plain {
         stage.edit_plugin(|json| json["destinations"]["payments"]["lb_idle_timeout"] = "5s".into()).await?;
+        // Envoy counts the change before its worker has it.
+        let within = Duration::from_secs(30);
+        stage.envoy.wait_for(within, "destination", |stats| stats.get(middle::LANE) == Some(&4_000)).await?;
     }
     let mut second = ask_many(&stage, 10);
     // Plain lets five wait and refuses five; a new lane sends five, and refuses up to five while they connect.

@@ -94,6 +94,7 @@ COVERAGE := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllv
 
 .PHONY: fuzz-short
 fuzz-short: ## every fuzz target with FUZZ_RUNS=20000 inputs, seeds and earlier finds first; needs a C++ compiler
+	@$(call install,c++:g++)
 	@python3 fuzz/seeds.py
 	@host=$$(rustc -vV | sed -n 's/^host: //p'); set -e; \
 	RUSTFLAGS="$(COVERAGE)" cargo build --locked --quiet --manifest-path fuzz/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/fuzz --target $$host --bins; \

@@ -116,8 +116,8 @@ async fn measure(arguments: &Arguments, part: Part, directory: &Path) -> Result<
         }
         Part::Cpu => serde_json::to_value(cpu::run(pick(25, 5) as usize).await?)?,
         Part::Latency => {
-            let slice = Duration::from_millis(pick(1_000, 500));
-            serde_json::to_value(latency::run(pick(20, 5) as usize, slice, 1_000.0).await?)?
+            let slice = Duration::from_millis(pick(1_500, 500));
+            serde_json::to_value(latency::run(&[1_000, 10_000], pick(8, 2) as usize, slice, 1_000.0).await?)?
         }
         Part::Scale => {
             let counts: &[u64] = if quick { &[1_000, 5_000] } else { &[1_000, 5_000, 10_000, 20_000, 50_000] };

@@ -59,7 +59,6 @@ pub fn write(directory: &Path, documentation: bool) -> Result<()> {
         blocks.push(("cpu", tables::cpu(&section.results)));
     }
     if let Some(section) = &all.latency {
-        picture::latency(&directory.join("latency.svg"), &section.results)?;
         blocks.push(("latency", tables::latency(&section.results)));
     }
     if let Some(section) = &all.scale {

@@ -222,21 +222,29 @@ fn capital(text: &str) -> String {
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// Latency.
+/// Latency and CPU, a table for each number of connections.
 pub(super) fn latency(latencies: &[Latency]) -> String {
-    let Some(first) = latencies.first() else { return String::new() };
-    let mut text = format!("{} requests per second, {} rounds:\n\n", first.rate, first.rounds);
-    let names = ["", "p50 µs", "p99 µs", "p50 against plain Envoy", "p99 against plain Envoy"];
-    text.push_str(&head(names.map(str::to_owned).into()));
-    for latency in latencies {
-        let micros = |spread: Spread| format!("{:.0}", spread.median);
-        text.push_str(&row([
-            latency.variant.label().to_owned(),
-            micros(latency.p50_us),
-            micros(latency.p99_us),
-            ratio(latency.p50_ratio),
-            ratio(latency.p99_ratio),
-        ]));
+    let mut text = String::new();
+    for connections in latencies.iter().map(|latency| latency.connections).collect::<BTreeSet<_>>() {
+        let mut own = latencies.iter().filter(|latency| latency.connections == connections).peekable();
+        let Some(first) = own.peek() else { continue };
+        let (rate, rounds) = (first.rate, first.rounds);
+        text.push_str(&format!("{connections} client connections, {rate} requests per second, {rounds} rounds:\n\n"));
+        let names = ["", "CPU µs", "p50 µs", "p99 µs", "CPU against plain Envoy", "p50", "p99"];
+        text.push_str(&head(names.map(str::to_owned).into()));
+        for latency in own {
+            let micros = |spread: Spread| format!("{:.0}", spread.median);
+            text.push_str(&row([
+                latency.proxy.label().to_owned(),
+                micros(latency.cpu_us),
+                micros(latency.p50_us),
+                micros(latency.p99_us),
+                ratio(latency.cpu_ratio),
+                ratio(latency.p50_ratio),
+                ratio(latency.p99_ratio),
+            ]));
+        }
+        text.push('\n');
     }
     text
 }

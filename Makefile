@@ -162,6 +162,13 @@ differential: build servers ## beside plain Envoy: the table, events, RANDOM_CAS
 	  ENVOY=$$envoy $(DIFFERENTIAL) --random $(RANDOM_CASES) --seed $(SEED) || status=1; \
 	done; exit $$status
 
+BREAK ?= all
+
+.PHONY: differential-breaks
+differential-breaks: build envoy servers ## puts each of its faults in, or BREAK=header, and sees the suite find it: six minutes
+	@cargo build --locked --quiet -p idleguard-differential
+	@exec $(DIFFERENTIAL) --break $(BREAK)
+
 .PHONY: differential-docs
 differential-docs: build envoy servers ## runs the table and the events, and writes docs/differential.md
 	@cargo build --locked --quiet -p idleguard-differential

@@ -94,6 +94,7 @@ COVERAGE := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllv
 
 .PHONY: fuzz-short
 fuzz-short: ## every fuzz target with FUZZ_RUNS=20000 inputs, seeds and earlier finds first; needs a C++ compiler
+	@$(call install,c++:g++)
 	@python3 fuzz/seeds.py
 	@host=$$(rustc -vV | sed -n 's/^host: //p'); set -e; \
 	RUSTFLAGS="$(COVERAGE)" cargo build --locked --quiet --manifest-path fuzz/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/fuzz --target $$host --bins; \
@@ -161,6 +162,13 @@ differential: build servers ## beside plain Envoy: the table, events, RANDOM_CAS
 	  ENVOY=$$envoy $(DIFFERENTIAL) --random $(RANDOM_CASES) --seed $(SEED) || status=1; \
 	done; exit $$status
 
+BREAK ?= all
+
+.PHONY: differential-breaks
+differential-breaks: build envoy servers ## puts each of its faults in, or BREAK=header, and sees the suite find it: six minutes
+	@cargo build --locked --quiet -p idleguard-differential
+	@exec $(DIFFERENTIAL) --break $(BREAK)
+
 .PHONY: differential-docs
 differential-docs: build envoy servers ## runs the table and the events, and writes docs/differential.md
 	@cargo build --locked --quiet -p idleguard-differential
@@ -209,7 +217,7 @@ fuzz-module: build ## random callbacks on a host whose calls fail, against the b
 BENCH_ARGUMENTS = $(if $(QUICK),--quick) $(if $(SECTIONS),--sections $(SECTIONS))
 
 .PHONY: bench
-bench: build envoy servers ## 25 min: idleguard beside what there is today; QUICK=1, or SECTIONS=correctness,cost,cpu,latency,scale
+bench: build envoy servers ## 40 min: idleguard beside what there is today; QUICK=1, or SECTIONS=correctness,cost,cpu,latency,scale,copies,pools
 	@cargo build --locked --quiet -p idleguard-bench
 	@exec $(CARGO_TARGET_DIR)/debug/idleguard-bench $(BENCH_ARGUMENTS)
 

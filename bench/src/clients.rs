@@ -51,13 +51,18 @@ impl Client {
         }
     }
 
-    fn exchange(&mut self) -> Result<()> {
+    fn connect(&mut self) -> Result<()> {
         if self.tcp.is_none() {
             let tcp = TcpStream::connect(self.address)?;
             tcp.set_nodelay(true)?;
             tcp.set_read_timeout(Some(Duration::from_secs(20)))?;
             self.tcp = Some(tcp);
         }
+        Ok(())
+    }
+
+    fn exchange(&mut self) -> Result<()> {
+        self.connect()?;
         let tcp = self.tcp.as_mut().context("a connection")?;
         tcp.write_all(&self.request)?;
         let mut filled = 0;
@@ -86,7 +91,7 @@ impl Client {
 
 fn content_length(head: &[u8]) -> Option<usize> {
     let head = std::str::from_utf8(head).ok()?;
-    head.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok())
+    head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.trim().parse().ok())
 }
 
 /// Clients that keep their connections from one turn to the next.
@@ -119,41 +124,74 @@ pub fn closed_loop(address: SocketAddr, request: &Request, clients: usize, reque
     Clients::new(address, request, clients).send(requests)
 }
 
-/// Sends at a fixed rate, whatever the answers do, and returns each request's time from when it was due.
-pub fn at_rate(
-    address: SocketAddr,
-    request: &Request,
-    clients: usize,
-    rate: f64,
-    duration: Duration,
-) -> Result<Vec<Duration>> {
-    let begin = Instant::now() + Duration::from_millis(20);
-    let failed = AtomicBool::new(false);
-    let each = (duration.as_secs_f64() * rate / clients as f64) as usize;
-    thread::scope(|scope| {
-        let failed = &failed;
-        let running: Vec<_> = (0..clients)
-            .map(|index| {
-                scope.spawn(move || -> Result<Vec<Duration>> {
-                    let mut client = Client::new(address, request);
-                    let mut latencies = Vec::with_capacity(each);
-                    for turn in 0..each {
-                        let due = begin + Duration::from_secs_f64((turn * clients + index) as f64 / rate);
-                        thread::sleep(due.saturating_duration_since(Instant::now()));
-                        if failed.load(Ordering::Relaxed) {
-                            break;
-                        }
-                        client.exchange().inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
-                        latencies.push(due.elapsed());
-                    }
-                    Ok(latencies)
-                })
-            })
-            .collect();
-        let mut all = Vec::new();
-        for client in running {
-            all.extend(client.join().map_err(|_| io::Error::other("a client panicked"))??);
+/// Connections that stand, on which requests are sent in turn.
+pub struct Open(Vec<Vec<Client>>);
+
+/// Threads that send.
+const SENDERS: usize = 16;
+
+impl Open {
+    /// Connects so many.
+    pub fn connect(address: SocketAddr, connections: usize) -> Result<Self> {
+        let request = Request { path: "/small", new_connections: false };
+        let each = connections.div_ceil(SENDERS);
+        let mut senders = Vec::new();
+        for _ in 0..SENDERS {
+            let mut clients = Vec::with_capacity(each);
+            for _ in 0..each {
+                let mut client = Client::new(address, &request);
+                client.buffer = vec![0; 4096];
+                client.connect()?;
+                clients.push(client);
+            }
+            senders.push(clients);
         }
-        Ok(all)
-    })
+        Ok(Self(senders))
+    }
+
+    /// Sends at a fixed rate, whatever the answers do, and returns each request's time from when it was due.
+    pub fn at_rate(mut self, rate: f64, duration: Duration) -> Result<Vec<Duration>> {
+        let begin = Instant::now() + Duration::from_millis(20);
+        let failed = AtomicBool::new(false);
+        let each = (duration.as_secs_f64() * rate / SENDERS as f64) as usize;
+        thread::scope(|scope| {
+            let failed = &failed;
+            let senders = self.0.iter_mut().enumerate();
+            let running: Vec<_> = senders
+                .map(|(index, clients)| {
+                    scope.spawn(move || -> Result<Vec<Duration>> {
+                        let mut latencies = Vec::with_capacity(each);
+                        let count = clients.len();
+                        for turn in 0..each {
+                            let due = begin + Duration::from_secs_f64((turn * SENDERS + index) as f64 / rate);
+                            thread::sleep(due.saturating_duration_since(Instant::now()));
+                            if failed.load(Ordering::Relaxed) {
+                                break;
+                            }
+                            let client = &mut clients[turn % count];
+                            client.exchange().inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
+                            latencies.push(due.elapsed());
+                        }
+                        Ok(latencies)
+                    })
+                })
+                .collect();
+            let mut all = Vec::new();
+            for sender in running {
+                all.extend(sender.join().map_err(|_| io::Error::other("a client panicked"))??);
+            }
+            Ok(all)
+        })
+    }
+}
+
+impl Drop for Open {
+    /// By RST: a FIN would keep ten thousand ports for a minute.
+    fn drop(&mut self) {
+        for client in self.0.iter().flatten() {
+            if let Some(tcp) = &client.tcp {
+                let _ = rustix::net::sockopt::set_socket_linger(tcp, Some(Duration::ZERO)); // then it is a FIN
+            }
+        }
+    }
 }

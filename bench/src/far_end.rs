@@ -9,7 +9,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -46,6 +46,15 @@ struct Shared {
 impl FarEnd {
     /// Listens on a free port of 127.0.0.1, 127.0.0.2, … : each address has some 28,000 ports for connections to it.
     pub fn start(addresses: u8) -> io::Result<Self> {
+        Self::on((1..=addresses).map(|last| Ipv4Addr::new(127, 0, 0, last)))
+    }
+
+    /// Listens on a free port of every address.
+    pub fn everywhere() -> io::Result<Self> {
+        Self::on([Ipv4Addr::UNSPECIFIED])
+    }
+
+    fn on(addresses: impl IntoIterator<Item = Ipv4Addr>) -> io::Result<Self> {
         let answer = |body: &str| {
             format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n{body}", body.len())
         };
@@ -61,9 +70,9 @@ impl FarEnd {
         let mut bound = Vec::new();
         {
             let _inside = runtime.enter();
-            for last in 1..=addresses {
+            for address in addresses {
                 let socket = TcpSocket::new_v4()?;
-                socket.bind(([127, 0, 0, last], 0).into())?;
+                socket.bind((address, 0).into())?;
                 let listener = socket.listen(4096)?;
                 bound.push(listener.local_addr()?);
                 listeners.push(listener);

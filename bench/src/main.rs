@@ -1,11 +1,13 @@
 //! `make bench`: idleguard beside what there is today. Measures section by section, then draws tables and pictures.
 
 mod clients;
+mod copies;
 mod correctness;
 mod cost;
 mod cpu;
 mod far_end;
 mod latency;
+mod pools;
 mod process_cost;
 mod report;
 mod results;
@@ -63,10 +65,12 @@ struct Arguments {
 /// A section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
+    Copies,
     Correctness,
     Cost,
     Cpu,
     Latency,
+    Pools,
     Scale,
 }
 
@@ -106,6 +110,15 @@ async fn measure(arguments: &Arguments, part: Part, directory: &Path) -> Result<
     eprintln!("{} (load average {})", part.name(), setting.load_average);
     let begun = Instant::now();
     let results = match part {
+        Part::Copies => {
+            let plan = copies::Plan {
+                clusters: if quick { &[1, 10] } else { &[1, 10, 100] },
+                hosts: if quick { &[1, 10] } else { &[1, 10, 1_000] },
+                rounds: pick(5, 1),
+                counted: Duration::from_secs(pick(20, 10)),
+            };
+            serde_json::to_value(copies::run(&plan).await?)?
+        }
         Part::Correctness => serde_json::to_value(correctness::run(&plan(arguments)).await?)?,
         Part::Cost => {
             let costs = cost::run(quick, &arguments.variants).await?;
@@ -116,9 +129,10 @@ async fn measure(arguments: &Arguments, part: Part, directory: &Path) -> Result<
         }
         Part::Cpu => serde_json::to_value(cpu::run(pick(25, 5) as usize).await?)?,
         Part::Latency => {
-            let slice = Duration::from_millis(pick(1_000, 500));
-            serde_json::to_value(latency::run(pick(20, 5) as usize, slice, 1_000.0).await?)?
+            let slice = Duration::from_millis(pick(1_500, 500));
+            serde_json::to_value(latency::run(&[1_000, 10_000], pick(8, 2) as usize, slice, 1_000.0).await?)?
         }
+        Part::Pools => serde_json::to_value(pools::run(pick(20_000, 2_000)))?,
         Part::Scale => {
             let counts: &[u64] = if quick { &[1_000, 5_000] } else { &[1_000, 5_000, 10_000, 20_000, 50_000] };
             serde_json::to_value(scale::run(counts, Duration::from_secs(pick(10, 3))).await?)?
@@ -132,10 +146,12 @@ async fn measure(arguments: &Arguments, part: Part, directory: &Path) -> Result<
 impl Part {
     fn name(self) -> &'static str {
         match self {
+            Self::Copies => "copies",
             Self::Correctness => "correctness",
             Self::Cost => "cost",
             Self::Cpu => "cpu",
             Self::Latency => "latency",
+            Self::Pools => "pools",
             Self::Scale => "scale",
         }
     }

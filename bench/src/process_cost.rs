@@ -1,8 +1,9 @@
-//! What a process has cost so far, as the kernel counts it.
+//! What a process has cost so far, as the kernel counts it, and what it may open.
 
 use std::fs;
 
 use anyhow::{Context, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Nanoseconds on a processor, of all threads that live. (`schedstat`: `stat` counts in steps of 10 ms.)
 pub fn cpu_ns(pid: u32) -> Result<u64> {
@@ -22,4 +23,13 @@ pub fn resident_bytes(pid: u32) -> Result<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
     let kb: u64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kb * 1024)
+}
+
+/// Takes as many open files as the system allows, and says how many that is. Children inherit it.
+pub fn open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    if let Some(maximum) = limit.maximum {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(maximum), maximum: Some(maximum) });
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }

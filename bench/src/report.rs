@@ -10,36 +10,42 @@ use anyhow::{Context, Result};
 use idleguard_harness::project;
 
 use crate::{
+    copies::Copies,
     correctness::Cell,
     cost,
     cpu::Cost,
     latency::Latency,
+    pools,
     results::{self, Section, Setting},
     scale,
 };
 
 /// Everything that has been measured.
 pub struct Everything {
+    copies: Option<Section<Vec<Copies>>>,
     correctness: Option<Section<Vec<Cell>>>,
     cost: Option<Section<Vec<cost::Cost>>>,
     cpu: Option<Section<Vec<Cost>>>,
     latency: Option<Section<Vec<Latency>>>,
+    pools: Option<Section<pools::Pools>>,
     scale: Option<Section<Vec<scale::Load>>>,
 }
 
 impl Everything {
     fn load(directory: &Path) -> Result<Self> {
         Ok(Self {
+            copies: results::load(directory, "copies")?,
             correctness: results::load(directory, "correctness")?,
             cost: results::load(directory, "cost")?,
             cpu: results::load(directory, "cpu")?,
             latency: results::load(directory, "latency")?,
+            pools: results::load(directory, "pools")?,
             scale: results::load(directory, "scale")?,
         })
     }
 }
 
-/// Draws what there is into `directory`; with `documentation`, also into the project's README and `docs/benchmarks.md`.
+/// Draws what there is into `directory`; with `documentation`, also into the project's README, `docs/benchmarks.md` and `docs/lanes.md`.
 pub fn write(directory: &Path, documentation: bool) -> Result<()> {
     let all = Everything::load(directory)?;
     let mut blocks: Vec<(&str, String)> = Vec::new();
@@ -59,19 +65,24 @@ pub fn write(directory: &Path, documentation: bool) -> Result<()> {
         blocks.push(("cpu", tables::cpu(&section.results)));
     }
     if let Some(section) = &all.latency {
-        picture::latency(&directory.join("latency.svg"), &section.results)?;
         blocks.push(("latency", tables::latency(&section.results)));
     }
     if let Some(section) = &all.scale {
         picture::scale(&directory.join("scale.svg"), &section.results)?;
         blocks.push(("scale", tables::scale(&section.results)));
     }
+    if let Some(section) = &all.copies {
+        blocks.push(("copies", format!("{}\n{}\n", tables::copies(&section.results), about(&section.setting))));
+    }
+    if let Some(section) = &all.pools {
+        blocks.push(("pools", tables::pools(&section.results)));
+    }
     blocks.push(("verdicts", verdicts::table(&all)));
     blocks.push(("settings", settings(&all)));
     let text: Vec<_> = blocks.iter().map(|(name, text)| format!("## {name}\n\n{text}")).collect();
     fs::write(directory.join("results.md"), format!("# What `make bench` measured\n\n{}", text.join("\n")))?;
     if documentation {
-        for file in ["README.md", "docs/benchmarks.md"] {
+        for file in ["README.md", "docs/benchmarks.md", "docs/lanes.md"] {
             replace_blocks(&project::root().join(file), &blocks)?;
         }
         if let Some(section) = &all.cost {
@@ -115,6 +126,8 @@ fn settings_of(all: &Everything) -> Vec<(&'static str, &Setting, u64)> {
         of("CPU", &all.cpu),
         of("latency", &all.latency),
         of("scale", &all.scale),
+        of("copies", &all.copies),
+        of("pools", &all.pools),
     ];
     all.into_iter().flatten().collect()
 }

@@ -8,7 +8,6 @@ use http_body_util::{BodyExt, Empty};
 use hyper::{Request, body::Bytes, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use idleguard_harness::envoy::{Envoy, Options};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::{
@@ -17,7 +16,11 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{far_end::FarEnd, process_cost, variants::Variant};
+use crate::{
+    far_end::FarEnd,
+    process_cost::{self, open_files},
+    variants::Variant,
+};
 
 /// One Envoy with so many connections.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -137,12 +140,3 @@ async fn arrived(far_end: &FarEnd, count: u64, running: &mut JoinSet<Result<()>>
 
 /// Streams of one HTTP/2 connection: fewer than any default allows.
 const STREAMS: u64 = 90;
-
-/// Takes as many as the system allows, and says how many that is. Children inherit it.
-fn open_files() -> u64 {
-    let limit = getrlimit(Resource::Nofile);
-    if let Some(maximum) = limit.maximum {
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(maximum), maximum: Some(maximum) });
-    }
-    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
-}

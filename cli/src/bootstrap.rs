@@ -185,15 +185,19 @@ pub fn common_options(cluster: &Value) -> Path {
         "http2_protocol_options",
         "upstream_http_protocol_options",
     ];
-    let is_older = http_options(cluster).is_none() && OLDER.iter().any(|key| cluster.get(*key).is_some());
-    let options =
-        if is_older { Path::default() } else { Path::of("typed_extension_protocol_options").then(HTTP_OPTIONS) };
+    let at = Path::of("typed_extension_protocol_options").then(HTTP_OPTIONS);
+    let options = match at.get(cluster) {
+        Some(any) => message_at(&at, any).map_or(at, |(_, fields_at, _)| fields_at),
+        None if OLDER.iter().any(|key| cluster.get(*key).is_some()) => Path::default(),
+        None => at,
+    };
     options.then("common_http_protocol_options")
 }
 
 /// A cluster's HTTP options.
 pub fn http_options(cluster: &Value) -> Option<&Value> {
-    cluster.get("typed_extension_protocol_options")?.get(HTTP_OPTIONS)
+    let any = cluster.get("typed_extension_protocol_options")?.get(HTTP_OPTIONS)?;
+    Some(message(any).map_or(any, |(_, fields)| fields))
 }
 
 /// The `idle_timeout` that Envoy gives a cluster: 1 h unless it is set, [`Duration::MAX`] if it is switched off.
@@ -234,19 +238,32 @@ impl<'a> Hcm<'a> {
         found
     }
 
-    /// Its routes in order, as far as the file has them.
+    /// Its routes in order, as far as the file has them; of a matcher those in its `RouteList`s.
     pub fn routes(&self) -> Vec<Route<'a>> {
         let mut found = Vec::new();
         for (path, configuration) in self.route_configurations() {
             for (at, virtual_host) in items(configuration, "virtual_hosts").iter().enumerate() {
-                let routes = items(virtual_host, "routes").iter().enumerate();
-                found.extend(routes.map(|(route, config)| {
-                    let path = path.then("virtual_hosts").then(at).then("routes").then(route);
-                    Route { path, config, virtual_host, configuration }
-                }));
+                let host = path.then("virtual_hosts").then(at);
+                walk(virtual_host, &mut |below, value| {
+                    let is_list = below.0.last() == Some(&"routes".into())
+                        && (below.0.len() == 1 || below.0.first() == Some(&"matcher".into()));
+                    let Some(routes) = value.as_array().filter(|_| is_list) else { return };
+                    let route =
+                        |(at, config)| Route { path: host.join(below).then(at), config, virtual_host, configuration };
+                    found.extend(routes.iter().enumerate().map(route));
+                });
             }
         }
         found
+    }
+
+    /// Where a matcher has one route to this cluster, beside which no other has a place.
+    pub fn lone_routes(&self, root: &Value, cluster: &str) -> Vec<Path> {
+        let listed = self.routes();
+        let is_lone =
+            |path: &Path| path.is_within(&self.path) && !listed.iter().any(|route| path.is_within(&route.path));
+        let routes = references(root, cluster).into_iter().filter(|reference| reference.is_route);
+        routes.map(|reference| reference.path).filter(is_lone).collect()
     }
 
     /// Whether it may route to this cluster, as far as the file tells: `None` if its routes come from elsewhere.

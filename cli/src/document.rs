@@ -5,14 +5,15 @@
 //! ([`Document::raw`]), and with protobuf's liberties taken out ([`Document::value`], see [`spelling`]).
 //!
 //! Edits put text in or take it out and leave every other byte alone, so comments, order and style stay; each is checked by
-//! reading the result. A text that can't be edited so (an alias stands where something must change) is written anew, without
-//! its comments, and [`Document::comments_lost`] says so.
+//! reading the result. What an anchor and its aliases share is edited once, for all of them. A text that can't be edited so is
+//! written anew, without its comments, and [`Document::comments_lost`] says so.
 
 mod edit;
 mod emit;
 pub mod spelling;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
@@ -69,8 +70,6 @@ struct Node {
     place: Place,
     kind: Kind,
     flow: bool,
-    /// It was written elsewhere.
-    alias: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -78,6 +77,8 @@ enum Kind {
     Scalar(Value),
     List(Vec<Node>),
     Map(Vec<(Node, Node)>),
+    /// What is written elsewhere.
+    Alias(Arc<Node>),
 }
 
 impl Document {
@@ -151,12 +152,41 @@ impl Document {
         Some(place)
     }
 
+    /// The node at a path; of an alias the one that it stands for.
     fn node(&self, path: &Path) -> Result<&Node> {
         let root = self.root.as_ref().context("no tree")?;
         path.0.iter().try_fold(root, |node, step| {
             let (_, child) = node.child(step).with_context(|| format!("nothing at {path}"))?;
-            if child.alias { bail!("{path} is written as an alias") } else { Ok(child) }
+            Ok(child.written())
         })
+    }
+
+    /// The paths to the same text: several, where aliases are.
+    pub fn twins(&self, path: &Path) -> Vec<Path> {
+        fn descend(path: &mut Path, node: &Node, wanted: (usize, usize), found: &mut Vec<Path>) {
+            let node = node.written();
+            if (node.start, node.end) == wanted {
+                found.push(path.clone());
+            }
+            let children: Vec<(Step, &Node)> = match &node.kind {
+                Kind::List(items) => items.iter().enumerate().map(|(at, item)| (at.into(), item)).collect(),
+                Kind::Map(entries) => {
+                    entries.iter().filter_map(|(key, value)| Some((Step::Key(key.name()?), value))).collect()
+                }
+                Kind::Scalar(_) | Kind::Alias(_) => return,
+            };
+            for (step, child) in children {
+                path.0.push(step);
+                descend(path, child, wanted, found);
+                path.0.pop();
+            }
+        }
+        let mut found = Vec::new();
+        // Without an anchor there is no alias.
+        if let (true, Some(root), Ok(node)) = (self.text.contains('&'), &self.root, self.node(path)) {
+            descend(&mut Path::default(), root, (node.start, node.end), &mut found);
+        }
+        if found.len() > 1 { found } else { vec![path.clone()] }
     }
 }
 
@@ -166,6 +196,15 @@ impl Node {
         match &self.kind {
             Kind::Scalar(Value::Null) | Kind::List(_) | Kind::Map(_) => None,
             Kind::Scalar(name) => Some(name_of(name)),
+            Kind::Alias(target) => target.name(),
+        }
+    }
+
+    /// What an alias stands for; any other node itself.
+    fn written(&self) -> &Self {
+        match &self.kind {
+            Kind::Alias(target) => target,
+            _ => self,
         }
     }
 
@@ -175,12 +214,14 @@ impl Node {
             Kind::Scalar(_) => 1,
             Kind::List(items) => items.iter().map(Self::count).sum::<usize>() + 1,
             Kind::Map(entries) => entries.iter().map(|(_, value)| value.count() + 1).sum::<usize>() + 1,
+            Kind::Alias(target) => target.count(),
         }
     }
 
     /// The child and, in a mapping, its key.
     fn child(&self, step: &Step) -> Option<(Option<&Self>, &Self)> {
         match (&self.kind, step) {
+            (Kind::Alias(target), _) => target.child(step),
             (Kind::List(items), Step::Index(index)) => items.get(*index).map(|item| (None, item)),
             // One item may stand for a list of one.
             (_, Step::Index(index)) => (*index == 0).then_some((None, self)),
@@ -202,6 +243,7 @@ impl Node {
                 let entries = entries.iter().filter_map(|(key, value)| Some((key.name()?, value.value())));
                 Value::Object(entries.collect::<Map<_, _>>())
             }
+            Kind::Alias(target) => target.value(),
         }
     }
 }
@@ -230,7 +272,7 @@ struct Tree<'a> {
     /// The byte at which each character begins; the parser counts characters.
     bytes: Vec<usize>,
     /// What is anchored, with the number of its nodes.
-    anchors: HashMap<usize, (Node, usize)>,
+    anchors: HashMap<usize, (Arc<Node>, usize)>,
     depth: usize,
     nodes: usize,
 }
@@ -299,10 +341,10 @@ impl<'a> Tree<'a> {
         let mut flow = false;
         let (anchor, kind) = match event {
             Event::Alias(anchor) => {
-                let (_, nodes) = self.anchors.get(&anchor).context("an alias of something that is not complete")?;
-                self.count(*nodes, place.line)?; // before they are made
-                let (target, _) = self.anchors.get(&anchor).context("an alias of something that is not complete")?;
-                return Ok(Node { begin, start, end, place, alias: true, ..target.clone() });
+                let found = self.anchors.get(&anchor).cloned();
+                let (target, nodes) = found.context("an alias of something that is not complete")?;
+                self.count(nodes, place.line)?;
+                return Ok(Node { begin, start, end, place, flow, kind: Kind::Alias(target) });
             }
             Event::Scalar(text, style, anchor, tag) => {
                 match style {
@@ -377,15 +419,15 @@ impl<'a> Tree<'a> {
             other => bail!("line {}: {other:?} is not expected", place.line),
         };
         // The header of a block stands before its text, where the parser begins.
-        let node = Node { begin: begin.min(start), start, end: end.max(start), place, kind, flow, alias: false };
+        let node = Node { begin: begin.min(start), start, end: end.max(start), place, kind, flow };
         if anchor > 0 {
-            self.anchors.insert(anchor, (node.clone(), node.count()));
+            self.anchors.insert(anchor, (Arc::new(node.clone()), node.count()));
         }
         Ok(node)
     }
 
     fn accept_key(&self, entries: &[(Node, Node)], key: &Node, line: usize) -> Result<()> {
-        let Kind::Scalar(name) = &key.kind else { bail!("line {line}: a key must be a word") };
+        let Kind::Scalar(name) = &key.written().kind else { bail!("line {line}: a key must be a word") };
         if name == "<<" {
             bail!("line {line}: Envoy does not know merge keys (<<)");
         }
@@ -479,12 +521,9 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Value {
 
 /// One of the words in lower case, upper case or with a capital.
 fn is_word(text: &str, words: &[&str]) -> bool {
-    words.iter().any(|word| {
-        let mut letters = word.chars();
-        let capital: String =
-            letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect();
-        text == *word || text == word.to_ascii_uppercase() || text == capital
-    })
+    let rest = text.get(1..).unwrap_or_default();
+    let is_cased = rest.bytes().all(|c| c.is_ascii_lowercase()) || text.bytes().all(|c| c.is_ascii_uppercase());
+    is_cased && words.iter().any(|word| word.eq_ignore_ascii_case(text))
 }
 
 /// A number of 32 bits; a longer one stays text, as in protobuf's JSON.

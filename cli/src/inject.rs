@@ -165,16 +165,21 @@ fn check_request(request: &Request) -> Result<()> {
 
 /// What has no pool of its own has no lanes.
 fn is_suitable(root: &Value, name: &str, cluster: &Value) -> Result<()> {
-    let custom = text(cluster, "cluster_type.name").unwrap_or_default();
-    if custom.contains("aggregate") {
-        bail!("{name} is made of other clusters (aggregate), and its connections are theirs: give those lanes");
+    let custom = cluster.get("cluster_type").unwrap_or(&Value::Null);
+    for kind in ["aggregate", "composite"] {
+        let is_kind = bootstrap::is_type(custom, &format!("clusters.{kind}.v3.ClusterConfig"));
+        if is_kind || text(custom, "name").is_some_and(|name| name.contains(kind)) {
+            bail!("{name} is made of other clusters ({kind}), and its connections are theirs: give those lanes");
+        }
     }
-    if custom.contains("composite") {
-        bail!("{name} is made of other clusters (composite), and its connections are theirs: give those lanes");
+    let plugins = bootstrap::plugins(root);
+    let mut known = plugins.iter().filter_map(|plugin| plugin.http()).flat_map(|http| &http.destinations);
+    if let Some((_, policy)) = known.find(|(_, policy)| policy.lanes.iter().any(|lane| lane.cluster == name)) {
+        bail!("{name} is a lane of {}", policy.cluster);
     }
     let listener = bootstrap::internal_listener_of(cluster).and_then(|name| bootstrap::listener(root, name));
     if let Some((path, listener)) = listener
-        && bootstrap::plugins(root).iter().any(|plugin| !plugin.is_http && plugin.path.is_within(&path))
+        && plugins.iter().any(|plugin| !plugin.is_http && plugin.path.is_within(&path))
     {
         let listener = text(listener, "name").unwrap_or_default();
         bail!(

@@ -12,6 +12,8 @@ use serde_json::{Map, Value, json};
 
 use crate::bootstrap::{self, items, message, text};
 use crate::document::yaml;
+use crate::inject::lanes::set_idle_timeout;
+use crate::path::Step;
 
 /// How a patch is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,36 +226,15 @@ pub fn written(one: &Recommendation, style: Style) -> String {
 
 /// What the cluster has for HTTP already, with the new timeout: it replaces that.
 fn envoy(one: &Recommendation, name: &Map<String, Value>) -> Value {
-    const KEY: &str = "typed_extension_protocol_options";
-    let timeout = Value::from(bootstrap::duration_text(one.limit));
+    let mut config = one.config.clone();
+    set_idle_timeout(&mut config, &bootstrap::duration_text(one.limit));
+    let options = bootstrap::common_options(&config);
     let mut cluster = name.clone();
-    let is_older = bootstrap::common_options(&one.config).to_string().starts_with("common_http");
-    if is_older {
-        let mut common = one.config.get("common_http_protocol_options").cloned().unwrap_or_else(|| json!({}));
-        if let Some(common) = common.as_object_mut() {
-            common.insert("idle_timeout".to_owned(), timeout);
-        }
-        cluster.insert("common_http_protocol_options".to_owned(), common);
-        return cluster.into();
+    if let Some(Step::Key(key)) = options.0.first()
+        && let Some(value) = config.get(key)
+    {
+        cluster.insert(key.clone(), value.clone());
     }
-    let fresh = || {
-        json!({
-            "@type": format!("type.googleapis.com/{}", bootstrap::HTTP_OPTIONS),
-            "explicit_http_config": { "http_protocol_options": {} },
-        })
-    };
-    let mut options = bootstrap::http_options(&one.config).cloned().unwrap_or_else(fresh);
-    if let Some(options) = options.as_object_mut() {
-        let common = options.entry("common_http_protocol_options").or_insert_with(|| json!({}));
-        if let Some(common) = common.as_object_mut() {
-            common.insert("idle_timeout".to_owned(), timeout);
-        }
-    }
-    let mut all = one.config.get(KEY).cloned().unwrap_or_else(|| json!({}));
-    if let Some(all) = all.as_object_mut() {
-        all.insert(bootstrap::HTTP_OPTIONS.to_owned(), options);
-    }
-    cluster.insert(KEY.to_owned(), all);
     cluster.into()
 }
 

@@ -21,8 +21,9 @@ use std::time::Duration;
 use crate::time::{Timestamp, millis};
 use crate::timeout::{Evidence, Outcome, SHORTEST_AGE};
 
-/// Connections that one worker watches. A connection above that is not watched: its ages are unknown until others are forgotten.
-pub const MAX_CONNECTIONS: usize = 16_384;
+/// Connections that one worker watches: as many as the table takes before it would double. A connection above that is not watched: its
+/// ages are unknown until others are forgotten.
+pub const MAX_CONNECTIONS: usize = 16_384 / 8 * 7;
 
 /// Ages that wait to be known for certain. Above that they are given up.
 const MAX_PENDING: usize = 64;
@@ -80,7 +81,7 @@ struct Connection {
     destination: DestinationId,
 }
 
-/// With its key and the table's own byte: 33 bytes at the table's highest load, 8/7 and up to twice that otherwise.
+/// With its key and the table's own byte: 33 bytes a place, so 38 bytes for each connection at [`MAX_CONNECTIONS`].
 const _: () = assert!(size_of::<(u64, Connection)>() <= 32);
 
 impl Connection {

@@ -226,3 +226,67 @@ fn the_filter_is_applied_last() {
         assert!(ranks.is_sorted(), "{directory}: {ranks:?}");
     }
 }
+
+/// What a patch changes that no resource of the control plane's own can say; none of anything else.
+fn patched(value: &Value) -> Option<&'static str> {
+    let config = &value["typed_config"];
+    let is_type = |name: &str| config["@type"].as_str().is_some_and(|full| full.ends_with(name));
+    let keys = config.as_object().map_or(0, serde_json::Map::len);
+    if is_type("set_filter_state.v3.Config") && config["on_new_connection"][0]["object_key"] == "idleguard.peer" {
+        Some("the recorded peer")
+    } else if is_type("HttpConnectionManager") && config["skip_xff_append"] == true && keys == 2 {
+        Some("x-forwarded-for")
+    } else {
+        None
+    }
+}
+
+/// What is wrong with the patches of these manifests: lanes and the filter need none, the recorded peer does.
+fn verify_patches(documents: &[Value]) -> Result<()> {
+    for filter in of_kind(documents, "EnvoyFilter") {
+        for patch in filter["spec"]["configPatches"].as_array().context("patches")? {
+            ensure!(patch["applyTo"] == "NETWORK_FILTER" && patched(&patch["patch"]["value"]).is_some(), "{patch}");
+        }
+    }
+    for policy in of_kind(documents, "EnvoyPatchPolicy") {
+        for patch in policy["spec"]["jsonPatches"].as_array().context("patches")? {
+            let operation = &patch["operation"];
+            let path = operation["path"].as_str().unwrap_or_default();
+            let is_known = path.ends_with("/skip_xff_append") && operation["value"] == true
+                || path == "failure_policy" && operation["value"] == "FAIL_RELOAD"
+                || patched(&operation["value"]).is_some();
+            ensure!(is_known, "{patch}");
+            // The filter's name depends on how Envoy Gateway runs; its plugin's does not.
+            let by = operation["jsonPath"].as_str().unwrap_or("typed_config.config.name");
+            ensure!(by.contains("typed_config.config.name"), "{by}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn only_the_recorded_peer_and_what_goes_with_it_is_patched() {
+    let Some(kubectl) = project::or_skip(kubectl()) else { return };
+    let mut patches = 0;
+    for directory in DIRECTORIES {
+        let documents = shipped(&kubectl, directory);
+        if let Err(error) = verify_patches(&documents) {
+            panic!("{directory}: {error:#}");
+        }
+        let text = serde_json::to_string(&documents).expect("JSON");
+        for (word, instead) in [
+            ("idleguard.peer", "other.peer"),
+            ("\"applyTo\":\"NETWORK_FILTER\"", "\"applyTo\":\"CLUSTER\""),
+            ("/skip_xff_append", "/route_config"),
+            ("@.typed_config.config.name", "@.name"),
+        ] {
+            let is_patch = text.contains("configPatches") || text.contains("jsonPatches\":[{\"name");
+            if is_patch && text.contains(word) {
+                let broken: Vec<Value> = serde_json::from_str(&text.replace(word, instead)).expect("JSON");
+                assert!(verify_patches(&broken).is_err(), "{directory}: {word} may be {instead}");
+                patches += 1;
+            }
+        }
+    }
+    assert!(patches >= 6, "only {patches} tried");
+}

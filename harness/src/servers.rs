@@ -198,6 +198,11 @@ impl Server {
         self.address
     }
 
+    /// Its process; where it has more than one, the first.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// What it has printed.
     pub fn output(&self) -> String {
         self.process.output()

@@ -12,7 +12,6 @@ use plotters::{
 use crate::{
     correctness::{Cell, LbMode, Shape},
     cpu::{Cost, Traffic},
-    latency::Latency,
     scale::Load,
     statistics::Spread,
     subjects::Subject,
@@ -268,34 +267,6 @@ pub(super) fn cpu(path: &Path, costs: &[Cost]) -> Result<()> {
         })
         .collect();
     charts(path, "What it costs in CPU", "medians of paired rounds; the line is the middle half of the rounds", &all)
-}
-
-/// Latency, median and 99th percentile.
-pub(super) fn latency(path: &Path, latencies: &[Latency]) -> Result<()> {
-    let chart = |title: &'static str, ratio: fn(&Latency) -> Spread, micros: fn(&Latency) -> Spread| {
-        let entries: Vec<_> = latencies
-            .iter()
-            .map(|latency| Entry {
-                label: latency.variant.label().to_owned(),
-                value: ratio(latency).median,
-                spread: Some(ratio(latency)),
-                text: format!("{:.2}  ({:.0} µs)", ratio(latency).median, micros(latency).median),
-                ours: matches!(latency.variant, Variant::ClientIp | Variant::Everything),
-            })
-            .collect();
-        let most =
-            entries.iter().map(|entry| entry.spread.map_or(entry.value, |spread| spread.high)).fold(1.0, f64::max);
-        let (most, step) = axis(most * 1.1);
-        Chart { title, axis: "time to the end of the response, plain Envoy = 1", most, step, line: None, entries }
-    };
-    let both = [
-        chart("Median", |latency| latency.p50_ratio, |latency| latency.p50_us),
-        chart("99th percentile", |latency| latency.p99_ratio, |latency| latency.p99_us),
-    ];
-    let rate = latencies.first().map_or(0.0, |latency| latency.rate);
-    let note =
-        format!("{rate:.0} requests per second; medians of paired rounds; the line is the middle half of the rounds");
-    charts(path, "What it costs in latency", &note, &both)
 }
 
 /// Memory per connection and CPU while idle, by the number of open connections.

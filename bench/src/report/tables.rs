@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
+    copies::{Copies, INTERVAL_S, Side},
     correctness::{Cell, LbMode, Shape, Tally},
     cost,
     cpu::{Cost, Traffic},
     latency::Latency,
+    pools::{self, Pools},
     scale,
     statistics::{Spread, quantile},
     subjects::Subject,
@@ -222,21 +224,29 @@ fn capital(text: &str) -> String {
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// Latency.
+/// Latency and CPU, a table for each number of connections.
 pub(super) fn latency(latencies: &[Latency]) -> String {
-    let Some(first) = latencies.first() else { return String::new() };
-    let mut text = format!("{} requests per second, {} rounds:\n\n", first.rate, first.rounds);
-    let names = ["", "p50 µs", "p99 µs", "p50 against plain Envoy", "p99 against plain Envoy"];
-    text.push_str(&head(names.map(str::to_owned).into()));
-    for latency in latencies {
-        let micros = |spread: Spread| format!("{:.0}", spread.median);
-        text.push_str(&row([
-            latency.variant.label().to_owned(),
-            micros(latency.p50_us),
-            micros(latency.p99_us),
-            ratio(latency.p50_ratio),
-            ratio(latency.p99_ratio),
-        ]));
+    let mut text = String::new();
+    for connections in latencies.iter().map(|latency| latency.connections).collect::<BTreeSet<_>>() {
+        let mut own = latencies.iter().filter(|latency| latency.connections == connections).peekable();
+        let Some(first) = own.peek() else { continue };
+        let (rate, rounds) = (first.rate, first.rounds);
+        text.push_str(&format!("{connections} client connections, {rate} requests per second, {rounds} rounds:\n\n"));
+        let names = ["", "CPU µs", "p50 µs", "p99 µs", "CPU against plain Envoy", "p50", "p99"];
+        text.push_str(&head(names.map(str::to_owned).into()));
+        for latency in own {
+            let micros = |spread: Spread| format!("{:.0}", spread.median);
+            text.push_str(&row([
+                latency.proxy.label().to_owned(),
+                micros(latency.cpu_us),
+                micros(latency.p50_us),
+                micros(latency.p99_us),
+                ratio(latency.cpu_ratio),
+                ratio(latency.p50_ratio),
+                ratio(latency.p99_ratio),
+            ]));
+        }
+        text.push('\n');
     }
     text
 }
@@ -256,6 +266,78 @@ pub(super) fn scale(loads: &[scale::Load]) -> String {
             if load.variant == Variant::Plain { String::new() } else { format!("{:.1} KiB", over / 1024.0) },
             format!("{:.2}", load.idle_us_per_s / 1e4),
         ]));
+    }
+    text
+}
+
+/// What lanes cost Envoy: plain Envoy's figure, and that with lanes.
+pub(super) fn copies(all: &[Copies]) -> String {
+    let names = [
+        "clusters × hosts",
+        "memory, MB",
+        "start-up, s",
+        "start-up, of plain Envoy's",
+        "health checks a second",
+        "DNS look-ups a second",
+    ];
+    let mut text = head(names.map(str::to_owned).into());
+    let number = |value: f64| if value < 100.0 { format!("{value:.1}") } else { format!("{value:.0}") };
+    for one in all {
+        let both = |of: &dyn Fn(&Side) -> Option<String>| {
+            let [plain, guarded] = [&one.plain, &one.guarded].map(|side| of(side).unwrap_or_else(|| "–".to_owned()));
+            format!("{plain} → {guarded}")
+        };
+        text.push_str(&row([
+            format!("{} × {}", one.clusters, one.hosts),
+            both(&|side| Some(format!("{:.0}", side.memory_bytes / 1e6))),
+            both(&|side| Some(format!("{:.2}", side.start_ms / 1e3))),
+            ratio(one.start_ratio),
+            both(&|side| side.checks_per_s.map(number)),
+            if one.plain.lookups_per_s.is_some() {
+                both(&|side| side.lookups_per_s.map(number))
+            } else {
+                String::new()
+            },
+        ]));
+    }
+    let unchecked: Vec<String> = all
+        .iter()
+        .filter(|one| one.guarded.checks_per_s.is_none())
+        .map(|one| format!("{} × {} ({} sockets)", one.clusters, one.hosts, one.sockets))
+        .collect();
+    text.push_str(&format!("\nHealth checks: one a host in {INTERVAL_S} s. "));
+    if let (Some(first), false) = (all.first(), unchecked.is_empty()) {
+        text.push_str(&format!(
+            "Those of {} can't be run here, where a process may have {} open files. ",
+            unchecked.join(" and "),
+            first.allowed
+        ));
+    }
+    text.push_str("DNS: one name a cluster, at Envoy's refresh rate of 5 s, whatever the number of hosts.\n");
+    text
+}
+
+/// Which lanes.
+pub(super) fn pools(pools: &Pools) -> String {
+    let seconds = |value: f64| if value < 1.0 { format!("{:.0} ms", value * 1e3) } else { format!("{value} s") };
+    let kinds = || pools::Traffic::ALL.into_iter();
+    let mut names = vec!["the far end's timeout".to_owned(), "lane in force".to_owned()];
+    names.extend(kinds().map(|traffic| traffic.label().to_owned()));
+    let mut text = head(names);
+    for one in &pools.rows {
+        let opened = |traffic| one.opened.get(&traffic).copied().unwrap_or_default();
+        let cells = kinds().map(opened).map(|(ideal, lane)| format!("{ideal:.1} → {lane:.1}"));
+        text.push_str(&row([seconds(one.timeout_s), seconds(one.lane_s)].into_iter().chain(cells)));
+    }
+    text.push_str("\nOther lanes, as the mean above the ideal of all these timeouts that they are safe for:\n\n");
+    let mut names = vec!["lanes".to_owned(), "safe from".to_owned()];
+    names.extend(kinds().map(|traffic| traffic.label().to_owned()));
+    text.push_str(&head(names.into_iter().chain(["the worst".to_owned()]).collect()));
+    for set in &pools.sets {
+        let lanes: Vec<String> = set.lanes_s.iter().copied().map(seconds).collect();
+        let above = |traffic| set.above_ideal.get(&traffic).copied().unwrap_or_default();
+        let cells = kinds().map(above).chain([set.worst]).map(|value| format!("{value:.1}"));
+        text.push_str(&row([lanes.join(", "), format!("{:.1} s", set.safe_from_s)].into_iter().chain(cells)));
     }
     text
 }

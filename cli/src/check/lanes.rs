@@ -26,7 +26,7 @@ pub(super) fn check(setup: &Setup<'_>, surroundings: Surroundings, findings: &mu
         for (name, policy) in &filter.config.destinations {
             names(setup, filter, policy, findings);
             if let Some(hcm) = filter.hcm {
-                in_hcm(filter, hcm, (name, policy), findings);
+                in_hcm(setup, filter, hcm, (name, policy), findings);
             }
             if !seen.contains(&policy.cluster.as_str()) {
                 seen.push(&policy.cluster);
@@ -72,11 +72,11 @@ fn clusters(setup: &Setup<'_>, policy: &Policy, surroundings: Surroundings, find
             );
             findings.add(&LANE_BELOW_CONNECT_TIMEOUT, &at(&path, lane), what);
         }
-        let is_eds = bootstrap::word(base, "type", CLUSTER_TYPES) == Some("EDS");
         let service = |cluster: &Value| {
             let own = text(cluster, "eds_cluster_config.service_name").filter(|name| !name.is_empty());
             own.or(text(cluster, "name")).map(str::to_owned)
         };
+        let is_eds = bootstrap::word(base, "type", CLUSTER_TYPES) == Some("EDS");
         if is_eds && service(base) != service(lane) {
             let what = format!(
                 "{name:?} asks EDS for {:?}, and {:?} for {:?}",
@@ -126,7 +126,13 @@ fn differing_keys(base: &Value, lane: &Value, name: &str) -> Vec<String> {
 }
 
 /// The routes of the connection manager that a filter is in.
-fn in_hcm(filter: &HttpFilter<'_>, hcm: &Hcm<'_>, (name, policy): (&str, &Policy), findings: &mut Findings<'_>) {
+fn in_hcm(
+    setup: &Setup<'_>,
+    filter: &HttpFilter<'_>,
+    hcm: &Hcm<'_>,
+    (name, policy): (&str, &Policy),
+    findings: &mut Findings<'_>,
+) {
     let all = hcm.routes();
     let names: Vec<&str> = policy.clusters().collect();
     if policy.all_requests {
@@ -137,6 +143,10 @@ fn in_hcm(filter: &HttpFilter<'_>, hcm: &Hcm<'_>, (name, policy): (&str, &Policy
     }
     for route in all.iter().filter(|route| route.token().is_none() && route.leads_to(&policy.cluster)) {
         copies(&all, route, policy, findings);
+    }
+    for path in hcm.lone_routes(setup.root, &policy.cluster) {
+        let what = format!("this route is a matcher's only one, so none beside it leads to a lane of {name:?}");
+        findings.add(&MISSING_LANE_ROUTE, &path, what);
     }
     for route in all
         .iter()

@@ -76,13 +76,13 @@ impl Document {
     pub fn insert_item(&mut self, list: &Path, at: usize, snippet: &str) -> Result<()> {
         let snippet = Snippet::parse(snippet)?;
         self.wants_list(list)?;
-        let insert = |root: &mut Value, item: Value| {
+        let insert = |root: &mut Value, list: &Path, item: Value| {
             let items =
                 list.get_mut(root).and_then(Value::as_array_mut).with_context(|| format!("no list at {list}"))?;
             items.insert(at.min(items.len()), item);
             Ok(())
         };
-        self.apply(&snippet.value, &insert, &|document| document.text_with_item(list, at, &snippet))
+        self.apply(&self.twins(list), &snippet.value, &insert, &|document| document.text_with_item(list, at, &snippet))
     }
 
     /// Puts an item into a list whose order means nothing: behind all others, or, in flow style, before them.
@@ -105,15 +105,18 @@ impl Document {
     /// If there is no mapping, the key is there, or the snippet is no YAML.
     pub fn insert_key(&mut self, map: &Path, key: &str, spot: Spot<'_>, snippet: &str) -> Result<()> {
         let snippet = Snippet::parse(snippet)?;
-        let insert = |root: &mut Value, value: Value| {
+        let insert = |root: &mut Value, map: &Path, value: Value| {
             let entries =
                 map.get_mut(root).and_then(Value::as_object_mut).with_context(|| format!("no mapping at {map}"))?;
-            if entries.insert(key.to_owned(), value).is_some() {
-                bail!("{map} has a key {key} already");
+            match entries.insert(key.to_owned(), value) {
+                None => Ok(()),
+                Some(Value::Null) => bail!("{} has no value: give it one, or take it out", map.then(key)),
+                Some(_) => bail!("{map} has a key {key} already"),
             }
-            Ok(())
         };
-        self.apply(&snippet.value, &insert, &|document| document.text_with_key(map, key, spot, &snippet))
+        self.apply(&self.twins(map), &snippet.value, &insert, &|document| {
+            document.text_with_key(map, key, spot, &snippet)
+        })
     }
 
     /// Replaces a scalar, or anything by a scalar.
@@ -122,11 +125,11 @@ impl Document {
     /// If nothing stands there.
     pub fn set(&mut self, path: &Path, new: impl Into<Value>) -> Result<()> {
         let new = new.into();
-        let replace = |root: &mut Value, new: Value| {
+        let replace = |root: &mut Value, path: &Path, new: Value| {
             *path.get_mut(root).with_context(|| format!("nothing at {path}"))? = new;
             Ok(())
         };
-        self.apply(&new, &replace, &|document| document.text_with_value(path, &new))
+        self.apply(std::slice::from_ref(path), &new, &replace, &|document| document.text_with_value(path, &new))
     }
 
     /// Takes out a key or a list's item, and those lines right above it that are these comments.
@@ -135,7 +138,7 @@ impl Document {
     /// If it isn't there.
     pub fn remove(&mut self, path: &Path, comments: &[&str]) -> Result<()> {
         let (parent, step) = path.split_last().context("the root can't be removed")?;
-        let take_out = |root: &mut Value, _: Value| {
+        let take_out = |root: &mut Value, parent: &Path, _: Value| {
             let parent = parent.get_mut(root).with_context(|| format!("nothing at {path}"))?;
             match step {
                 Step::Key(key) => {
@@ -148,7 +151,9 @@ impl Document {
             }
             .with_context(|| format!("nothing at {path}"))
         };
-        self.apply(&Value::Null, &take_out, &|document| document.text_without(&parent, step, comments))
+        self.apply(&self.twins(&parent), &Value::Null, &take_out, &|document| {
+            document.text_without(&parent, step, comments)
+        })
     }
 
     /// Whether the line right above a key or a list's item, in block style, is this comment.
@@ -168,26 +173,25 @@ impl Document {
         }
     }
 
-    /// Changes the value, and the text if it can be changed so that it says the same; else writes the text anew.
+    /// Changes the value at these places, and the text if it can be changed so that it says the same; else writes the text anew.
     fn apply(
         &mut self,
+        places: &[Path],
         new: &Value,
-        change: &dyn Fn(&mut Value, Value) -> Result<()>,
+        change: &dyn Fn(&mut Value, &Path, Value) -> Result<()>,
         edit: &dyn Fn(&Self) -> Result<String>,
     ) -> Result<()> {
         let mut raw = self.raw.clone();
-        change(&mut raw, new.clone())?;
+        places.iter().try_for_each(|place| change(&mut raw, place, new.clone()))?;
         let edited = edit(self).and_then(|text| Self::read(text, self.format));
         let lost = self.comments_lost.take();
         *self = match edited {
-            Ok(document) if spelling::canonical(&document.raw) == spelling::canonical(&raw) => {
-                Self { comments_lost: lost, ..document }
-            }
+            Ok(document) if document.value == spelling::canonical(&raw) => Self { comments_lost: lost, ..document },
             _ if self.format == Format::Json => Self::read(render_json(&self.text, &raw)?, Format::Json)?,
             other => {
                 let reason = other.map_or_else(
                     |error| format!("{error:#}"),
-                    |_| "an alias, or a style that can't be edited in place".to_owned(),
+                    |_| "an alias of what must change, or a style that can't be edited in place".to_owned(),
                 );
                 let text = emit::yaml(&raw) + "\n";
                 Self { comments_lost: lost.or(Some(reason)), ..Self::read(text, Format::Yaml)? }
@@ -621,12 +625,27 @@ list:                # what it is
     }
 
     #[test]
-    fn where_an_alias_is_in_the_way_the_text_is_written_anew_and_that_is_said() {
-        let text = "a: &x # comment\n- 1\nb: *x\n";
-        for list in ["a", "b"] {
-            let edited = edited(text, |document| document.insert_item(&Path::of(list), 1, "2").unwrap());
-            let mut expected = json!({"a": [1], "b": [1]});
-            expected[list] = json!([1, 2]);
+    fn what_an_anchor_and_its_aliases_share_is_edited_once() {
+        let text = "a: &x # comment\n- k: 1 # one\nb: *x\nc: { d: *x }\n";
+        for list in ["a", "b", "c.d"] {
+            let mut document = Document::parse(text).unwrap();
+            let list = Path::of(list);
+            document.insert_item(&list, 1, "2").unwrap();
+            document.insert_key(&list.then(0), "l", Spot::End, "x").unwrap();
+            let shared = json!([{"k": 1, "l": "x"}, 2]);
+            assert_eq!(document.value(), &json!({"a": shared, "b": shared, "c": {"d": shared}}));
+            assert_eq!(document.text(), text.replace("# one\n", "# one\n  l: x\n- 2\n"));
+            document.remove(&list.then(0).then("l"), &[]).unwrap();
+            document.remove(&list.then(1), &[]).unwrap();
+            assert_eq!((document.text(), document.comments_lost()), (text, None));
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_shared_is_changed_in_one_place_by_writing_the_text_anew() {
+        let text = "a: &x 1 # comment\nb: *x\n";
+        for (key, expected) in [("a", json!({"a": 2, "b": 1})), ("b", json!({"a": 1, "b": 2}))] {
+            let edited = edited(text, |document| document.set(&Path::of(key), 2).unwrap());
             assert_eq!(edited.value(), &expected);
             assert!(edited.comments_lost().is_some() && !edited.text().contains('#'), "{}", edited.text());
         }

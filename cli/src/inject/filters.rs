@@ -112,11 +112,22 @@ pub(super) fn ensure(
         for list in 0..lists {
             ensure_in_list(document, request, destination, at, list)?;
         }
-        if request.trusted_proxies.is_some() {
+    }
+    // An alias may have brought the filter to others, too.
+    for at in 0..hcms(document.value()).len() {
+        if request.trusted_proxies.is_some() && has_client_ip(document.value(), at) {
             record_peer(document, at, notes)?;
         }
     }
     Ok(())
+}
+
+fn has_client_ip(root: &Value, hcm: usize) -> bool {
+    let all = hcms(root);
+    let within = |path: &Path| all.get(hcm).is_some_and(|hcm| path.is_within(&hcm.path));
+    bootstrap::plugins(root)
+        .iter()
+        .any(|found| within(&found.path) && found.http().is_some_and(|http| http.client_ip.is_some()))
 }
 
 /// One list of HTTP filters: the connection manager's own, or an upgrade's.
@@ -128,19 +139,28 @@ fn ensure_in_list(
     list: usize,
 ) -> Result<()> {
     let all = hcms(document.value());
-    let hcm = all.get(hcm).context("a connection manager has vanished")?;
-    let lists = hcm.filter_lists();
+    let lists = all.get(hcm).context("a connection manager has vanished")?.filter_lists();
     let (path, filters) = lists.get(list).context("a list of filters has vanished")?;
     if filters.last().is_none_or(|last| !bootstrap::is_type(last, bootstrap::ROUTER)) {
         bail!("{path}: the last HTTP filter is not the router");
     }
     let plugins = bootstrap::plugins(document.value());
+    let is_ours = |(at, filter): &(usize, &Value)| {
+        let is_called = text(filter, "name").is_some_and(|name| name.contains("idleguard"));
+        is_called || plugins.iter().any(|plugin| plugin.path.is_within(&path.then(*at)))
+    };
+    let mut discovered = filters.iter().enumerate().filter(|(_, filter)| filter.get("config_discovery").is_some());
+    if let Some((at, _)) = discovered.find(is_ours) {
+        bail!("{}: this filter is discovered, so the destination must be added at its source", path.then(at));
+    }
     let mut own = plugins.iter().filter(|plugin| plugin.is_http && plugin.path.is_within(path));
     // One with client_ip alone may stand anywhere; the destination goes where destinations are.
     let holder = own.rfind(|plugin| plugin.http().is_none_or(|http| !http.destinations.is_empty()));
     let clusters: Vec<&str> =
         destination.lanes.iter().map(|lane| lane.cluster.as_str()).chain([destination.cluster.as_str()]).collect();
-    let is_only = hcm.leads_only_to(&clusters);
+    let twins = document.twins(path);
+    let mut sharing = all.iter().filter(|hcm| twins.iter().any(|list| list.is_within(&hcm.path)));
+    let is_only = sharing.all(|hcm| hcm.leads_only_to(&clusters));
     let client_ip = plugins.iter().find(|plugin| {
         plugin.is_http && plugin.path.is_within(path) && plugin.http().is_some_and(|http| http.client_ip.is_some())
     });
@@ -159,12 +179,6 @@ fn ensure_in_list(
         Some(plugin) => {
             if let Err(error) = &plugin.checked {
                 bail!("{}: {error}", plugin.path);
-            }
-            if plugin.path.to_string().contains("config_discovery") {
-                bail!(
-                    "{}: this filter's configuration is discovered, so the destination must be added at its source",
-                    plugin.path
-                );
             }
             let known =
                 plugin.http().is_some_and(|http| http.destinations.iter().any(|(name, _)| *name == destination.name));

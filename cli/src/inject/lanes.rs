@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{Destination, LANES, Request, find_cluster};
 use crate::bootstrap::{self, CLUSTER_TYPES, HTTP_OPTIONS, duration_text, items, text};
 use crate::document::{Document, spelling, yaml};
-use crate::path::{Path, Step, spelled};
+use crate::path::{Path, Step, spelled, walk};
 
 pub(super) const COMMENT: &str =
     "# idleguard: the lanes of the cluster above, the same but for the name and the idle_timeout.";
@@ -87,6 +87,8 @@ pub fn copy(base: &Value, name: &str, idle_timeout: &str) -> Value {
     lane
 }
 
+const FORWARD_PROXY: &str = "clusters.dynamic_forward_proxy.v3.ClusterConfig";
+
 /// Gives a cluster this `idle_timeout`.
 pub fn set_idle_timeout(cluster: &mut Value, idle_timeout: &str) {
     let canonical = spelling::canonical(cluster);
@@ -99,6 +101,10 @@ pub fn set_idle_timeout(cluster: &mut Value, idle_timeout: &str) {
             "common_http_protocol_options": { "idle_timeout": idle_timeout },
             "explicit_http_config": { "http_protocol_options": {} },
         });
+        if bootstrap::is_type(canonical.get("cluster_type").unwrap_or(&Value::Null), FORWARD_PROXY) {
+            // What Envoy gives such a cluster where it has no HTTP options, and wants in them where it has some.
+            options["upstream_http_protocol_options"] = json!({ "auto_sni": true, "auto_san_validation": true });
+        }
         return;
     }
     let mut place = cluster;
@@ -141,18 +147,25 @@ pub(super) fn tell_costs(root: &Value, cluster: &Value, destination: &Destinatio
         "circuit breakers: each lane of {base} counts for itself, with the same limits ({breakers}); traffic is on one at a time but \
          for a moment"
     ));
-    if routes_limit(root, base) {
+    let hcms = bootstrap::hcms(root);
+    let routes = hcms.iter().flat_map(bootstrap::Hcm::routes).filter(|route| route.leads_to(base));
+    if routes
+        .map(|route| route.config)
+        .any(|route| holds(route, &|_, value| bootstrap::is_message(value, "local_ratelimit.v3.LocalRateLimit")))
+    {
         notes.push(format!("local_ratelimit of routes to {base}: each copy of a route has a bucket of its own"));
+    }
+    let by_name = |path: &Path, _: &Value| path.0.last() == Some(&"destination_cluster".into());
+    if hcms.iter().any(|hcm| hcm.routes_to(base) == Some(true) && holds(hcm.config, &by_name)) {
+        notes.push(format!(
+            "rate limits by destination_cluster: a request on a lane of {base} says the lane's name; its descriptors must allow for that"
+        ));
     }
 }
 
-fn routes_limit(root: &Value, base: &str) -> bool {
+fn holds(value: &Value, what: &dyn Fn(&Path, &Value) -> bool) -> bool {
     let mut found = false;
-    for route in bootstrap::hcms(root).iter().flat_map(bootstrap::Hcm::routes).filter(|route| route.leads_to(base)) {
-        crate::path::walk(route.config, &mut |_, value| {
-            found |= bootstrap::is_message(value, "local_ratelimit.v3.LocalRateLimit");
-        });
-    }
+    walk(value, &mut |path, value| found |= what(path, value));
     found
 }
 

@@ -21,8 +21,16 @@ pub(super) fn is_possible(root: &Value, base: &str) -> Result<()> {
     if all.iter().any(|hcm| hcm.routes_to(base) == Some(true)) {
         return Ok(());
     }
+    let mut lone = all.iter().flat_map(|hcm| hcm.lone_routes(root, base));
+    if let Some(path) = lone.next() {
+        bail!("the route at {path} is a matcher's only one: make it a RouteList, so that its copies have a place");
+    }
     let elsewhere = all.iter().any(|hcm| hcm.routes_to(base).is_none());
-    let hint = if elsewhere { "; routes that come by RDS get their copies there (docs/cli.md)" } else { "" };
+    let hint = if elsewhere {
+        "; routes that come by RDS get their copies there (docs/cli.md), and those whose cluster a header or an extension names have none"
+    } else {
+        ""
+    };
     bail!("no HTTP route in this file leads to {base}{hint}")
 }
 
@@ -37,25 +45,31 @@ pub(super) fn ensure(document: &mut Document, destination: &Destination, notes: 
         document.insert_item(&list, *index, &format!("{lead}{}", yaml(&copy)))?;
         last = Some(place);
     }
-    for at in 0..hcms(document.value()).len() {
-        let all = hcms(document.value());
-        let Some(hcm) = all.get(at) else { continue };
+    while let Some(path) = keeping(document, destination) {
+        let list = path.then("request_headers_to_remove");
+        append(document, &list, Spot::Before("virtual_hosts"), REMOVE_COMMENT, LANE_HEADER)?;
+    }
+    for hcm in hcms(document.value()) {
         if hcm.routes_to(&destination.cluster).is_none() {
             notes.push(format!("{}: its routes are not in this file; they get their copies at their source", hcm.path));
         }
-        let configurations = hcm.route_configurations();
-        let leads = |configuration: &Path| {
-            hcm.routes().iter().any(|route| route.path.is_within(configuration) && route.leads_to(&destination.cluster))
-        };
-        let without =
-            configurations.into_iter().filter(|(path, one)| leads(path) && !bootstrap::removes_lane_header(one));
-        let without: Vec<Path> = without.map(|(path, _)| path).collect();
-        for path in without {
-            let list = path.then("request_headers_to_remove");
-            append(document, &list, Spot::Before("virtual_hosts"), REMOVE_COMMENT, LANE_HEADER)?;
-        }
+        let lone = hcm.lone_routes(document.value(), &destination.cluster).into_iter();
+        notes.extend(lone.map(|path| {
+            format!("{path}: a matcher's only route, which has no copies; they would have a place in a RouteList")
+        }));
     }
     filters::ensure_early_removal(document, destination)
+}
+
+/// A route configuration that leads to the destination, and does not remove the header.
+fn keeping(document: &Document, destination: &Destination) -> Option<Path> {
+    hcms(document.value()).iter().find_map(|hcm| {
+        let routes = hcm.routes();
+        let leads =
+            |path: &Path| routes.iter().any(|route| route.leads_to(&destination.cluster) && route.path.is_within(path));
+        let mut all = hcm.route_configurations().into_iter();
+        all.find(|(path, one)| leads(path) && !bootstrap::removes_lane_header(one)).map(|(path, _)| path)
+    })
 }
 
 /// The first copy that is missing, and where it goes.

@@ -45,11 +45,7 @@ pub(super) fn ensure(document: &mut Document, request: &Request, notes: &mut Vec
     {
         bail!("{base} speaks HTTP/3, and tcp_proxy behind a scout can't");
     }
-    if does_tls
-        && cluster
-            .pointer(&format!("/typed_extension_protocol_options/{}/auto_config", bootstrap::HTTP_OPTIONS))
-            .is_some()
-    {
+    if does_tls && bootstrap::http_options(cluster).is_some_and(|options| options.get("auto_config").is_some()) {
         notes.push(format!("{base} lets ALPN choose the protocol; the scout asks in HTTP/1.1"));
     }
     let vm = vm_config(document, request);

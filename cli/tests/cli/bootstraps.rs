@@ -21,7 +21,7 @@ const LB_IDLE_TIMEOUT: &str = "2s";
 const DROPPED_AFTER: Duration = Duration::from_millis(2_300);
 
 /// The file, the clusters to guard, and what its load balancers speak by TLS.
-const FILES: [(&str, &[&str], Option<&str>); 16] = [
+const FILES: [(&str, &[&str], Option<&str>); 18] = [
     ("static.yaml", &["payments"], None),
     ("dns.yaml", &["payments"], None),
     ("endpoints.yaml", &["payments"], None),
@@ -39,6 +39,9 @@ const FILES: [(&str, &[&str], Option<&str>); 16] = [
     ("ring-hash.yaml", &["payments"], None),
     ("subsets.yaml", &["payments"], None),
     ("stat-name.yaml", &["payments"], None),
+    // What is written in other ways than most.
+    ("matcher.yaml", &["payments"], None),
+    ("shared.yaml", &["payments"], None),
 ];
 
 /// What discovery serves for eds.yaml.

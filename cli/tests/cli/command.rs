@@ -120,10 +120,12 @@ fn comments_that_would_be_lost_are_not_overwritten() {
     let text_now = fs::read_to_string(&path).expect("read");
     assert!(text_now.contains("# kept?") && text_now.contains("&filters"), "{text_now}");
 
-    let aliased = fs::read_to_string(file("bootstraps/static.yaml")).expect("read").replace(
-        "static_resources:",
-        "!ignore tags: &tags [{ tag_name: x }]\nstats_config: { stats_tags: *tags }\nstatic_resources:",
-    );
+    // A key in a style of its own is one.
+    let plain = fs::read_to_string(file("bootstraps/eds.yaml")).expect("read");
+    let routes = "              routes:\n              - match: { prefix: / }\n                route";
+    assert!(plain.contains(routes), "{plain}");
+    let complex = "              ? routes # kept?\n              : - match: { prefix: / }\n                  route";
+    let aliased = plain.replace(routes, complex);
     fs::write(&path, aliased).expect("written");
     let done = idleguard(&["inject", own, "--cluster", "payments", "--output", own]);
     assert_eq!(done.status.code(), Some(2), "{done:?}");

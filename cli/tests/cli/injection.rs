@@ -1,8 +1,13 @@
 //! What `inject` puts in where, what it refuses, and that `--remove` takes out exactly that.
 
+use std::path::{Path, PathBuf};
+
 use idleguard_cli::check::{Surroundings, check};
 use idleguard_cli::document::{Document, Format};
 use idleguard_cli::inject::{Request, ScoutRequest, inject, remove};
+use idleguard_cli::kind;
+use idleguard_harness::envoy::{Config, Envoy, Options};
+use idleguard_harness::project;
 use serde_json::{Value, json};
 
 use super::{injected, project_file, read, request};
@@ -63,6 +68,31 @@ fn spellings() -> Vec<(String, String)> {
             &[(
                 "          route_config:\n",
                 "          early_header_mutation_extensions:\n          - name: own\n            typed_config:\n              \"@type\": type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation\n              mutations: [{ remove: x-own }]\n          route_config:\n            request_headers_to_remove:\n            - x-own\n",
+            )],
+        ),
+        (
+            "routes and filters that several share by aliases",
+            &[
+                ("              routes:\n", "              routes: &routes\n"),
+                ("          http_filters:\n", "          http_filters: &filters\n"),
+                (
+                    "  clusters:\n",
+                    "  - name: second\n    filter_chains:\n    - filters:\n      - name: http\n        typed_config:\n          \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager\n          stat_prefix: second\n          route_config:\n            virtual_hosts:\n            - name: own\n              domains: [orders.example]\n              routes:\n              - match: { prefix: / }\n                route: { cluster: others }\n            - name: all\n              domains: [\"*\"]\n              routes: *routes\n          http_filters: *filters\n  clusters:\n",
+                ),
+            ],
+        ),
+        (
+            "HTTP options in a TypedStruct",
+            &[(
+                "    connect_timeout: 2s\n",
+                "    connect_timeout: 2s\n    typed_extension_protocol_options:\n      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n        \"@type\": type.googleapis.com/xds.type.v3.TypedStruct\n        type_url: type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions\n        value: { explicit_http_config: { http2_protocol_options: {} }, common_http_protocol_options: { idle_timeout: 300s } }\n",
+            )],
+        ),
+        (
+            "a matcher's list of routes",
+            &[(
+                "            - name: all\n",
+                "            - name: tree\n              domains: [tree]\n              matcher:\n                matcher_tree:\n                  input: { name: path, typed_config: { \"@type\": type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput, header_name: \":path\" } }\n                  exact_match_map:\n                    map:\n                      /a:\n                        action:\n                          name: route\n                          typed_config:\n                            \"@type\": type.googleapis.com/envoy.config.route.v3.RouteList\n                            routes:\n                            - match: { prefix: / }\n                              route: { cluster: payments }\n            - name: all\n",
             )],
         ),
         (
@@ -220,6 +250,15 @@ fn a_lane_is_the_cluster_but_for_what_keeps_it_the_same() {
     options["common_http_protocol_options"] = json!({ "idle_timeout": "0.9s" });
     assert_eq!(lane["typed_extension_protocol_options"][OPTIONS], options);
 
+    // What Envoy gives a forward proxy without HTTP options, and refuses to start without where there are some.
+    let proxy = read("bootstraps/static.yaml").replace(
+        "    - name: payments\n",
+        "    - name: payments\n      cluster_type:\n        name: x\n        typed_config: { \"@type\": x/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig }\n",
+    );
+    let lane = cluster(&injected(&proxy, &request("payments")), "payments-4s");
+    let options = &lane["typed_extension_protocol_options"][OPTIONS]["upstream_http_protocol_options"];
+    assert_eq!(options, &json!({ "auto_sni": true, "auto_san_validation": true }));
+
     // Older keys stay the ones that are used; the base's own idle_timeout is told, and no lane is above it.
     let named = injected(&read("bootstraps/stat-name.yaml"), &request("payments"));
     let lane = cluster(&named, "payments-4s");
@@ -319,6 +358,16 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
         ),
         (plain.replace("- name: router", "- name: lua").replace("router.v3.Router", "lua.v3.Lua"), "is not the router"),
         (read("first-design.yaml"), "a split of version 0.1"),
+        (project_file("envoy.yaml").replace("payments", "shop").replace("shop-4s", "payments"), "payments is a lane of shop"),
+        (project_file("deploy/dynamic/envoy.yaml"), "must be added at its source"),
+        (
+            plain.replace("              routes:\n", "              matcher: { on_no_match: { action: { typed_config: { \"@type\": x/envoy.config.route.v3.Route, match: { prefix: / }, route: { cluster: payments } } } } }\n              others:\n"),
+            "make it a RouteList",
+        ),
+        (
+            plain.replace("static_resources:", "stats_config:\nstatic_resources:"),
+            "stats_config has no value",
+        ),
         (
             plain.replace(
                 "connect_timeout: 2s",
@@ -399,4 +448,74 @@ fn a_file_with_idleguard_is_brought_up_to_date() {
     let lists = document.text().matches("\"trusted_proxies\": [\"10.0.0.0/8\"]").count();
     assert!(lists == 1 && !document.text().contains("filename: idleguard.wasm"), "{}", document.text());
     assert_eq!(injected(document.text(), &request).text(), document.text());
+}
+
+/// The bootstraps of others, which are not ours to keep here: `BOOTSTRAPS=/path/to/envoyproxy/examples cargo test -p idleguard-cli
+/// --test cli -- --ignored --nocapture every_bootstrap_of_a_directory`.
+#[test]
+#[ignore = "takes a directory with bootstraps, and starts Envoy for each cluster in them"]
+fn every_bootstrap_of_a_directory() {
+    let directory = std::env::var_os("BOOTSTRAPS").expect("BOOTSTRAPS=/path/to/a/directory");
+    std::env::set_current_dir(&directory).expect("a directory"); // where what they name is found
+    let scout = Some(ScoutRequest::default());
+    let wasm = project::wasm().ok().and_then(|path| path.to_str().map(str::to_owned));
+    let (mut accepted, mut wrong) = ([0, 0], Vec::new());
+    for (path, text) in bootstraps_in(Path::new("."), 0) {
+        let document = Document::parse(&text).expect("read before");
+        let clusters = document.value()["static_resources"]["clusters"].as_array().cloned().unwrap_or_default();
+        let mut is_counted = [false, false];
+        for name in clusters.iter().filter_map(|cluster| cluster["name"].as_str()) {
+            for (with, scout) in [None, scout.clone()].into_iter().enumerate() {
+                let request = Request { scout, wasm: wasm.clone(), ..request(name) };
+                let mut injected = document.clone();
+                if let Err(error) = inject(&mut injected, &request) {
+                    println!("{}: {name}: {error:#}", path.display());
+                    continue;
+                }
+                let says = |text: &str| {
+                    let config = Config::parse(text).expect("a bootstrap");
+                    Envoy::validate(&config, &Options::default()).expect("a verdict").accepted
+                };
+                let told = |document: &Document| -> Vec<String> {
+                    check(document, Surroundings::default()).into_iter().map(|finding| finding.what).collect()
+                };
+                let before = told(&document);
+                let new: Vec<_> = told(&injected).into_iter().filter(|what| !before.contains(what)).collect();
+                let mut is = |what: &str, holds: bool| {
+                    if !holds {
+                        wrong.push(format!("{}: {name}: {what}", path.display()));
+                    }
+                };
+                is("a line has changed", keeps_lines(&text, injected.text()));
+                is("--remove gives other bytes", removed(injected.text(), None).text() == text);
+                is(&format!("{new:?}"), new.is_empty());
+                let is_valid = says(injected.text());
+                is("Envoy refuses it", is_valid || !says(&text));
+                is_counted[with] |= is_valid;
+            }
+        }
+        for (count, is) in accepted.iter_mut().zip(is_counted) {
+            *count += usize::from(is);
+        }
+    }
+    println!("with lanes {} bootstraps are valid, with a scout {}", accepted[0], accepted[1]);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(accepted.iter().all(|count| *count >= 20), "too few for a verdict");
+}
+
+fn bootstraps_in(directory: &Path, depth: usize) -> Vec<(PathBuf, String)> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found = Vec::new();
+    for path in entries {
+        if path.is_dir() && depth < 4 {
+            found.extend(bootstraps_in(&path, depth + 1));
+        } else if path.extension().is_some_and(|end| end == "yaml" || end == "json")
+            && let Ok(text) = std::fs::read_to_string(&path)
+            && Document::parse(&text).is_ok_and(|document| kind::expect_bootstrap(&document).is_ok())
+        {
+            found.push((path, text));
+        }
+    }
+    found.sort();
+    found
 }

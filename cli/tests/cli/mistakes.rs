@@ -103,6 +103,31 @@ const BASE_AND_LANE_ROUTE: &str = "              - match: { prefix: / }
                 request_headers_to_remove: [x-idleguard-lane]
 ";
 
+const VIRTUAL_HOSTS: &str = "            virtual_hosts:\n";
+/// Hosts whose routes a matcher chooses: one route, and a list of them.
+const HOST_WITH_ONE_ROUTE: &str = "            virtual_hosts:
+            - name: tree
+              domains: [tree]
+              matcher: { on_no_match: { action: { typed_config: { \"@type\": x/envoy.config.route.v3.Route, match: { prefix: / }, route: { cluster: payments } } } } }
+";
+const HOST_WITH_A_LIST: &str = "            virtual_hosts:
+            - name: tree
+              domains: [tree]
+              matcher:
+                on_no_match:
+                  action:
+                    typed_config:
+                      \"@type\": x/envoy.config.route.v3.RouteList
+                      routes:
+                      - match: { prefix: /, headers: [{ name: x-idleguard-lane, string_match: { exact: payments=54s } }] }
+                        route: { cluster: payments-54s }
+                        request_headers_to_remove: [x-idleguard-lane]
+                      - match: { prefix: /, headers: [{ name: x-idleguard-lane, string_match: { exact: payments=4s } }] }
+                        route: { cluster: payments-4s }
+                        request_headers_to_remove: [x-idleguard-lane]
+                      - { match: { prefix: / }, route: { cluster: payments } }
+";
+
 /// A rule, its mistakes, and what just isn't one.
 struct Case {
     rule: &'static str,
@@ -127,7 +152,7 @@ const CASES: &[Case] = &[
     Case {
         rule: "first-design",
         mistakes: &[&[("\"filter\": \"scout\", ", "\"filter\": \"connection\", ")]],
-        near: &[],
+        near: &[&[("\"filter\": \"scout\", ", "\"filter\": \"scout\", \"host\": \"connection\", ")]],
     },
     Case {
         rule: "idle-timeout-default",
@@ -204,6 +229,7 @@ const CASES: &[Case] = &[
     Case {
         rule: "missing-lane-route",
         mistakes: &[
+            &[(", all_requests: true", ""), (VIRTUAL_HOSTS, HOST_WITH_ONE_ROUTE)],
             &[(LANE_ROUTE, "")],
             &[("exact: payments=4s", "exact: payments=4000ms")],
             &[("cluster: payments-4s, timeout", "cluster: payments-54s, timeout")],
@@ -213,6 +239,7 @@ const CASES: &[Case] = &[
             )],
         ],
         near: &[
+            &[(", all_requests: true", ""), (VIRTUAL_HOSTS, HOST_WITH_A_LIST)],
             &[("headers: [{ name: x-idleguard-lane,", "headers: [{ name: X-Idleguard-Lane,")],
             &[("string_match: { exact: payments=4s }", "exact_match: payments=4s")],
         ],
@@ -477,7 +504,8 @@ fn every_rule_finds_its_mistakes_and_only_those() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
-    let tried: Vec<&str> = CASES.iter().filter(|case| !case.mistakes.is_empty()).map(|case| case.rule).collect();
+    let is_tried = |case: &&Case| !case.mistakes.is_empty() && !case.near.is_empty();
+    let tried: Vec<&str> = CASES.iter().filter(is_tried).map(|case| case.rule).collect();
     let all: Vec<&str> = RULES.iter().map(|rule| rule.id).collect();
     assert_eq!(tried, all);
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::{
-    cases,
+    breaks, cases,
     events::{self, Row},
     setup::Setup,
 };
@@ -20,22 +20,15 @@ pub fn with_tables(text: &str, tables: &str) -> Option<String> {
 
 /// The names that the tables should hold, one each.
 pub fn names() -> Vec<String> {
-    let events = events::all();
-    cases::all().into_iter().map(|case| case.name).chain(events.iter().map(|event| event.name.to_owned())).collect()
+    let events = events::all().into_iter().map(|event| event.name.to_owned());
+    let faults = breaks::all().into_iter().map(|fault| fault.name.to_owned());
+    cases::all().into_iter().map(|case| case.name).chain(events).chain(faults).collect()
 }
 
 /// The tables, with these figures.
 pub fn tables(rows: &[Row], versions: &str) -> String {
     let mut text = format!("\nFigures: plain / base in force / lane in force, Envoy {versions}.\n\n");
-    let cell = |row: &Row| {
-        let figures = row.figures[0].iter().enumerate().map(|(at, plain)| {
-            let counts =
-                row.figures.iter().filter_map(|figures| figures.get(at)).map(|figure| figure.count.to_string());
-            format!("{} {}", plain.what, counts.collect::<Vec<_>>().join(" / "))
-        });
-        figures.collect::<Vec<_>>().join("; ")
-    };
-    let of = |name: &str| rows.iter().find(|row| row.name == name).map(cell).unwrap_or_default();
+    let of = |name: &str| rows.iter().find(|row| row.event.name == name).map(ToString::to_string).unwrap_or_default();
     let (own, common): (Vec<_>, Vec<_>) = events::all().into_iter().partition(|event| event.own.is_some());
     text += "## What lanes have of their own\n\nThe whole list of exceptions.\n\n| event | what happens | why | figures |\n| --- | --- | --- | --- |\n";
     for event in own {
@@ -57,6 +50,12 @@ pub fn tables(rows: &[Row], versions: &str) -> String {
             Setup::Retries => "retries",
         };
         let _ = writeln!(text, "| `{}` | {} | {setup} |", case.name, case.about); // as above
+    }
+    text += "\n## Faults that are found\n\n`make differential-breaks` puts each into the configuration with a lane in force.\n\n\
+             | fault | what is wrong | found by |\n| --- | --- | --- |\n";
+    for fault in breaks::all() {
+        let found_by: Vec<String> = fault.found_by.iter().map(|name| format!("`{name}`")).collect();
+        let _ = writeln!(text, "| `{}` | {} | {} |", fault.name, fault.what, found_by.join(", ")); // as above
     }
     text + "\n"
 }

@@ -78,9 +78,7 @@ impl Run {
         let handles = std::mem::take(&mut *self.connections.lock().expect("no panic under the lock"));
         let mut seen = Vec::new();
         for handle in handles {
-            if let Ok(connection) = handle.await {
-                seen.push(connection.settled());
-            }
+            seen.push(handle.await.expect("no panic on a connection").settled());
         }
         seen.sort();
         seen
@@ -142,15 +140,18 @@ async fn scripted(stream: TcpStream, run: &Run) -> Connection {
         http.run(steps, "", &run.signals).await;
     }
     while http.wire.end == End::Open {
-        let start = tokio::select! {
+        let has_next = tokio::select! {
             biased;
-            start = http.read_head() => start,
+            has_next = http.next() => has_next,
             () = finished(&mut finish) => {
                 http.wire.finish().await;
                 break;
             }
         };
-        let Some(start) = start else { break };
+        if !has_next {
+            break;
+        }
+        let Some(start) = http.read_head().await else { break };
         let target = start.split(' ').nth(1).unwrap_or_default();
         http.run(&run.steps(target), "", &run.signals).await;
         tokio::select! {
@@ -186,7 +187,7 @@ async fn relay(mut near: TcpStream, server: SocketAddr, run: &Run) -> Connection
             read = far.read(&mut from_far), if !far_is_done => match read {
                 Ok(length @ 1..) => {
                     run.signals.sent(Side::FarEnd);
-                    drop(near.write_all(&from_far[..length]).await);
+                    let _ = near.write_all(&from_far[..length]).await; // as above
                 }
                 _ => { far_is_done = true; let _ = near.shutdown().await; }
             },

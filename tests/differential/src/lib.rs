@@ -6,12 +6,13 @@
 //! | something that a client or a far end does | a step in [`script::Do`], and its place in `drive/http1.rs` and `drive/http2.rs` |
 //! | a far end | a variant of [`far_end::Kind`] |
 //! | a way in which Envoy is configured | a variant of [`setup::Setup`] |
-//! | an event | a function in `events/`, and its row in [`events::all`] |
+//! | an event | a function in `events/`, its row in [`events::all`], and a fault that it finds in [`breaks::in_events`] |
 //!
 //! Every case runs through plain Envoy, through idleguard with the base in force, and through idleguard with a lane in force. Both
 //! sides write down what they see ([`record`]); [`verdict`] compares. Nothing depends on the machine's speed: client and
 //! far end wait for each other's words, never for a time.
 
+pub mod breaks;
 pub mod case;
 pub mod cases;
 pub mod docs;
@@ -19,7 +20,6 @@ mod drive;
 pub mod events;
 pub mod far_end;
 pub mod middle;
-pub mod mutations;
 pub mod passage;
 pub mod random;
 pub mod real;

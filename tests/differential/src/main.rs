@@ -1,16 +1,19 @@
-//! `make differential`: the table and random combinations.
+//! `make differential`: the table and random combinations; `make differential-breaks`: faults put in on purpose.
 
-use std::fs;
+use std::{collections::BTreeSet, fs, process::ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use idleguard_differential::{cases, docs, events, random, setup::Setup, suite};
+use idleguard_differential::{
+    breaks::{self, Break},
+    cases, docs, events, random, suite,
+};
 use idleguard_harness::project;
 
 /// Is Envoy with idleguard ever worse than plain Envoy?
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Only cases whose names contain this.
+    /// Only cases and events whose names contain this.
     #[arg(long)]
     only: Option<String>,
     /// As many random combinations, and no table unless `--only` asks for some of it.
@@ -19,6 +22,9 @@ struct Arguments {
     /// The first one's seed; the others' follow.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Puts this fault in on purpose; `all` puts in one after the other. Those that have to find it run, or what `--only` and `--random` say.
+    #[arg(long = "break")]
+    fault: Option<String>,
     /// Writes the table, with figures, into docs/differential.md.
     #[arg(long)]
     docs: bool,
@@ -31,24 +37,26 @@ struct Arguments {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    let mut run = Vec::new();
-    if arguments.random.is_none() || arguments.only.is_some() {
-        run.extend(cases::all());
+    let mut faults = breaks::all();
+    if let Some(name) = &arguments.fault {
+        faults.retain(|fault| name == "all" || fault.name == name);
+        ensure!(!faults.is_empty(), "no fault is named `{name}`");
+        if arguments.only.is_none() && arguments.random.is_none() {
+            return find(faults).await;
+        }
     }
-    if let Some(only) = &arguments.only {
-        run.retain(|case| case.name.contains(only));
-    }
-    let mut happening = if arguments.random.is_some() { Vec::new() } else { events::all() };
-    if let Some(only) = &arguments.only {
-        happening.retain(|event| event.name.contains(only));
-    }
-    run.extend(random::cases(arguments.seed, arguments.random.unwrap_or(0)));
-    let mut outcome = suite::run(run, arguments.verbose).await?;
-    let rows = events::run(happening, 3).await?;
+    let edit = arguments.fault.as_ref().and_then(|_| faults.first()).map(|fault| fault.edit);
+    let has_table = arguments.random.is_none() || arguments.only.is_some();
+    let is_asked = |name: &str| has_table && arguments.only.as_ref().is_none_or(|only| name.contains(only));
+    let table = cases::all().into_iter().filter(|case| is_asked(&case.name));
+    let random = random::cases(arguments.seed, arguments.random.unwrap_or(0));
+    let events: Vec<_> = events::all().into_iter().filter(|event| is_asked(event.name)).collect();
+    let mut outcome = suite::run(table.chain(random).collect(), edit, arguments.verbose).await?;
+    let rows = events::run(events, edit).await?;
     for row in &rows {
-        println!("{}: {}", row.name, suite::figures(row));
+        println!("{}: {row}", row.event.name);
         outcome.ran += 1;
         outcome.worse.extend(row.worse());
     }
@@ -64,17 +72,25 @@ async fn main() -> Result<()> {
     for worse in &outcome.worse {
         println!("{worse}");
     }
-    let mut seeds: Vec<u64> =
-        outcome.worse.iter().filter_map(|worse| worse.case.strip_prefix("seed ")?.parse().ok()).collect();
-    seeds.dedup();
+    let seed = |case: &str| case.strip_prefix("seed ")?.parse::<u64>().ok();
+    let seeds: BTreeSet<u64> = outcome.worse.iter().filter_map(|worse| seed(&worse.case)).collect();
     for seed in seeds.into_iter().take(3) {
-        let middles = suite::start(seed_setup(seed)).await?;
-        println!("seed {seed}, as small as it gets: {}", random::minimise(seed, &middles).await?);
+        println!("seed {seed}, as small as it gets: {}", random::minimise(seed, edit).await?);
     }
     println!("{} cases, {} worse than plain", outcome.ran, outcome.worse.len());
-    std::process::exit(i32::from(!outcome.worse.is_empty()));
+    Ok(if outcome.worse.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn seed_setup(seed: u64) -> Setup {
-    random::cases(seed, 1)[0].setup
+/// Says how each fault shows, and fails if one does not.
+async fn find(faults: Vec<Break>) -> Result<ExitCode> {
+    let mut missed = Vec::new();
+    for fault in &faults {
+        println!("--- {}: {}", fault.name, fault.what);
+        let found = fault.run().await?;
+        found.iter().for_each(|worse| println!("{worse}"));
+        missed.extend(fault.missed(&found));
+    }
+    missed.iter().for_each(|missed| println!("{missed}"));
+    println!("{} faults, {} not found where they should be", faults.len(), missed.len());
+    Ok(if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

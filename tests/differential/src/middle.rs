@@ -19,6 +19,7 @@ use socket2::SockRef;
 use tokio::{net::TcpSocket, task::JoinSet};
 
 use crate::{
+    breaks::{Edit, broken},
     case::{Case, Client},
     drive::{Protocol, http1::Http1, http2, wire::Wire},
     far_end::{FarEnd, Run},
@@ -43,7 +44,7 @@ pub struct Middle {
 const COUNTERS: &str = r"^(http\.ingress\.downstream_rq_([1-5]xx|rx_reset|tx_reset|total|http1_total|http2_total)|cluster\.payments\.upstream_(rq_([1-5]xx|total|retry|retry_success|cancelled|rx_reset|tx_reset)|cx_(total|connect_fail|destroy_(local|remote)_with_active_rq)))$";
 
 /// The `idle_timeout` in force.
-const LANE: &str = "wasmcustom.idleguard.destination.payments.lane_idle_timeout_ms";
+pub(crate) const LANE: &str = "wasmcustom.idleguard.destination.payments.lane_idle_timeout_ms";
 
 /// What a run of a case gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,9 +59,9 @@ pub struct Seen {
 
 impl Middle {
     /// Starts the subject in this setup, and waits until what it stands for is in force.
-    pub async fn start(setup: Setup, subject: Subject, edit: fn(Subject, Config) -> Config) -> Result<Self> {
+    pub async fn start(setup: Setup, subject: Subject, edit: Option<Edit>) -> Result<Self> {
         let far_end = FarEnd::start().await?;
-        let config = edit(subject, setup.config(subject, far_end.address)?);
+        let config = broken(edit, subject, setup.config(subject, far_end.address)?);
         let envoy = start(&config, subject).await.with_context(|| format!("{setup:?}, {subject:?}"))?;
         let settle = envoy.listener("settle").context("the listener `settle`")?;
         Ok(Self { subject, envoy, settle, far_end, counted: Mutex::default(), is_elsewhere: false.into() })
@@ -127,9 +128,9 @@ impl Middle {
         self.is_elsewhere.load(SeqCst)
     }
 
-    /// Errors and warnings in Envoy's log.
+    /// Envoy's log.
     pub fn log(&self) -> String {
-        self.envoy.log_tail()
+        self.envoy.log()
     }
 }
 

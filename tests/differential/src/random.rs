@@ -1,24 +1,22 @@
 //! Random combinations of what clients and far ends do: the same from the same seed, and small again when one is worse.
 
-use std::sync::Arc;
-
 use anyhow::Result;
 use fastrand::Rng;
 
 use crate::{
     Protocol::{self, Http1, Http2},
+    breaks::Edit,
     case::{Case, Client},
     far_end::Kind,
-    middle::Middle,
     script::{
         Do::{
-            self, Await, Data, End, ExpectClose, ExpectData, ExpectEnd, ExpectHead, Fin, HalfClose, ResetStream, Rst,
-            Signal, Slowly,
+            self, Await, Data, End, ExpectClose, ExpectData, ExpectEnd, ExpectHead, ExpectReset, Fin, HalfClose,
+            ResetStream, Rst, Signal, Slowly,
         },
         Framing::{self, Chunked, Length, Nothing},
     },
     setup::Setup,
-    verdict::judge,
+    suite::Subjects,
 };
 
 /// Who ends something before it is over.
@@ -303,7 +301,8 @@ impl Combination {
         if cut {
             steps.push(Data(self.up / 2));
             if self.early {
-                steps.extend([ExpectHead, Data(self.up - self.up / 2)]);
+                // Behind the whole answer: which comes first at Envoy, the rest or the answer's end, would be chance.
+                steps.extend([ExpectEnd, Data(self.up - self.up / 2)]);
             } else if self.who == Who::FarEnd && self.setup != Setup::Retries {
                 // Which comes first at Envoy, the rest or the far end's end, would be chance. (A retry waits for the rest.)
                 steps.extend([ExpectHead, Data(self.up - self.up / 2)]);
@@ -336,7 +335,9 @@ impl Combination {
                 return steps;
             }
         }
-        steps.push(ExpectEnd);
+        if !(self.early && self.is_last(at)) {
+            steps.push(ExpectEnd);
+        }
         if self.ends(Who::Client, Point::BehindAnswer, at) && self.client == Http1 {
             steps.push(give_up);
         }
@@ -363,15 +364,14 @@ impl Combination {
             How::GoAway if far_end == Http2 => Do::GoAwayNow,
             How::GoAway => Fin,
         };
-        let watch = |mut steps: Vec<Do>, what| {
-            steps.extend([Signal(what), if far_end == Http2 { ExpectEnd } else { ExpectClose }]);
-            steps
-        };
+        // Who lets go of a stream that the client is about to give up would reset it, now before the client, now behind it.
+        let until_given_up = if far_end == Http2 { ExpectReset } else { ExpectClose };
         let here = self.is_last(at) && self.who != Who::Nobody;
         if here && self.point == Point::InRequest {
             steps.push(ExpectData(self.up / 2));
             if self.who == Who::Client {
-                return watch(steps, "in request");
+                steps.extend([Signal("in request"), until_given_up]);
+                return steps;
             }
             steps.extend([give_up, Signal("in request")]);
             return steps;
@@ -383,7 +383,8 @@ impl Combination {
         }
         if here && self.point == Point::BeforeAnswer {
             if self.who == Who::Client {
-                return watch(steps, "before answer");
+                steps.extend([Signal("before answer"), until_given_up]);
+                return steps;
             }
             steps.push(give_up);
             return steps;
@@ -408,7 +409,7 @@ impl Combination {
             if here && self.point == Point::InAnswer {
                 steps.extend([Data(self.down / 2), Await("in answer")]);
                 if self.who == Who::Client {
-                    steps.push(if far_end == Http2 { ExpectEnd } else { ExpectClose });
+                    steps.push(until_given_up);
                     return steps;
                 }
                 steps.push(give_up);
@@ -453,11 +454,12 @@ pub fn cases(seed: u64, count: u64) -> Vec<Case> {
 }
 
 /// The smallest combination that is still worse, starting from this seed's: its description.
-pub async fn minimise(seed: u64, middles: &[Arc<Middle>]) -> Result<String> {
+pub async fn minimise(seed: u64, edit: Option<Edit>) -> Result<String> {
     let mut smallest = Combination::from_seed(seed);
+    let mut subjects = Subjects::start(smallest.setup, edit).await?;
     'smaller: loop {
         for simpler in smallest.simpler() {
-            if !judge(&simpler.case(seed), middles).await?.0.is_empty() {
+            if !subjects.judge(&simpler.case(seed)).await?.worse.is_empty() {
                 smallest = simpler;
                 continue 'smaller;
             }

@@ -186,7 +186,7 @@ pub fn lane(base: &Value, text: &str) -> Value {
     {
         name["service_name"] = "payments".into();
     }
-    let seconds = idle_guard_duration(text);
+    let seconds = idleguard_harness::arguments::duration(text).expect("a duration").as_secs_f64();
     let options =
         &mut cluster["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"];
     options["@type"] = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions".into();
@@ -212,10 +212,6 @@ pub fn lane_route(route: &Value, text: &str) -> Option<Value> {
     copy["route"]["cluster"] = format!("payments-{text}").into();
     copy["request_headers_to_remove"] = json!(["x-idleguard-lane"]);
     Some(copy)
-}
-
-fn idle_guard_duration(text: &str) -> f64 {
-    idleguard_harness::arguments::duration(text).expect("a duration").as_secs_f64()
 }
 
 fn settle() -> Value {

@@ -71,8 +71,17 @@ impl Tally {
     }
 }
 
-/// Runs the case through each, plain first; what is worse, and what plain gave most.
-pub async fn judge(case: &Case, middles: &[Arc<Middle>]) -> Result<(Vec<Worse>, Observation)> {
+/// What became of a case.
+#[derive(Debug)]
+pub struct Verdict {
+    /// Where a subject was worse.
+    pub worse: Vec<Worse>,
+    /// What plain gave most.
+    pub plain: Observation,
+}
+
+/// Runs the case through each, plain first. None: the lane in force is another than a subject stands for, so that this says nothing.
+pub async fn judge(case: &Case, middles: &[Arc<Middle>]) -> Result<Option<Verdict>> {
     let mut tallies: Vec<Tally> = middles.iter().map(|_| Tally::default()).collect();
     let mut worse = Vec::new();
     let mut open: Vec<usize> = (1..middles.len()).collect();
@@ -83,13 +92,20 @@ pub async fn judge(case: &Case, middles: &[Arc<Middle>]) -> Result<(Vec<Worse>, 
         }
         while tallies[0].runs.len() < runs {
             let mut running = JoinSet::new();
-            for at in std::iter::once(0).chain(open.iter().copied()) {
+            let mut order: Vec<usize> = std::iter::once(0).chain(open.iter().copied()).collect();
+            // Each begins as often as the others: who is first finds the machine idler, and wins more races.
+            let first = tallies[0].runs.len() % order.len();
+            order.rotate_left(first);
+            for at in order {
                 let (case, middle) = (case.clone(), Arc::clone(&middles[at]));
                 running.spawn(async move { (at, middle.run(&case).await) });
             }
             while let Some(result) = running.join_next().await {
                 let (at, seen) = result?;
                 tallies[at].add(seen.with_context(|| case.name.clone())?);
+            }
+            if middles.iter().any(|middle| middle.is_elsewhere()) {
+                return Ok(None);
             }
         }
         let plain = &tallies[0];
@@ -105,7 +121,7 @@ pub async fn judge(case: &Case, middles: &[Arc<Middle>]) -> Result<(Vec<Worse>, 
             break;
         }
     }
-    Ok((worse, tallies[0].most().cloned().unwrap_or_default()))
+    Ok(Some(Verdict { worse, plain: tallies[0].most().cloned().unwrap_or_default() }))
 }
 
 enum Look {

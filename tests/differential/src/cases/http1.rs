@@ -23,10 +23,6 @@ fn ok() -> Vec<Do> {
     vec![ExpectEnd, Do::status(200, Length(2)), Data(2)]
 }
 
-fn case(name: &str, about: &str, client: Vec<Do>, far_end: Vec<Do>) -> Case {
-    Case::new(name, about, client, far_end)
-}
-
 /// The rows.
 pub(super) fn all() -> Vec<Case> {
     [bodies(), statuses(), old_and_odd(), aborts(), ends(), connections()].into_iter().flatten().collect()
@@ -34,58 +30,63 @@ pub(super) fn all() -> Vec<Case> {
 
 fn bodies() -> Vec<Case> {
     vec![
-        case("get", "a small answer", get(), ok()),
-        case("body-none", "an empty answer", get(), vec![Do::status(200, Length(0))]),
-        case("body-2mb-down", "2 MB with a length", get(), vec![Do::status(200, Length(MEGABYTES)), Data(MEGABYTES)]),
-        case(
+        Case::new("get", "a small answer", get(), ok()),
+        Case::new("body-none", "an empty answer", get(), vec![Do::status(200, Length(0))]),
+        Case::new(
+            "body-2mb-down",
+            "2 MB with a length",
+            get(),
+            vec![Do::status(200, Length(MEGABYTES)), Data(MEGABYTES)],
+        ),
+        Case::new(
             "body-2mb-down-chunked",
             "2 MB in chunks",
             get(),
             vec![Do::status(200, Chunked), Data(MEGABYTES / 2), Data(1), Data(MEGABYTES / 2), End],
         ),
-        case(
+        Case::new(
             "body-2mb-up",
             "2 MB with a length towards the far end",
             vec![Do::request("POST", Length(MEGABYTES)), Data(MEGABYTES), ExpectEnd],
             ok(),
         ),
-        case(
+        Case::new(
             "body-2mb-up-chunked",
             "2 MB in chunks towards the far end",
             vec![Do::request("POST", Chunked), Data(MEGABYTES / 2), Data(1), Data(MEGABYTES / 2), End, ExpectEnd],
             ok(),
         ),
-        case(
+        Case::new(
             "body-both-ways",
             "1 MB comes back while 1 MB goes up",
             vec![Do::request("POST", Chunked), Data(1000), ExpectHead, Data(1_000_000), End, ExpectEnd],
             vec![Do::status(200, Chunked), ExpectData(1000), Data(1_000_000), ExpectEnd, End],
         ),
-        case(
+        Case::new(
             "body-to-the-end",
             "an answer that ends with its connection",
             get(),
             vec![Do::status(200, Nothing), Data(100_000), Fin],
         ),
-        case(
+        Case::new(
             "slow-reader",
             "a client that reads 1,000 bytes at a time",
             vec![Slowly(1000), Do::request("GET", Nothing), ExpectEnd],
             vec![Do::status(200, Length(300_000)), Data(300_000)],
         ),
-        case(
+        Case::new(
             "slow-far-end",
             "a far end that reads 1,000 bytes at a time",
             vec![Do::request("POST", Length(300_000)), Data(300_000), ExpectEnd],
             vec![Slowly(1000), ExpectEnd, Do::status(200, Length(2)), Data(2)],
         ),
-        case(
+        Case::new(
             "piece-by-piece",
             "each piece is sent when the one before has come",
             vec![Do::request("GET", Nothing), ExpectData(1), Signal("1"), ExpectData(2), Signal("2"), ExpectEnd],
             vec![Do::status(200, Length(3)), Data(1), Await("1"), Data(1), Await("2"), Data(1)],
         ),
-        case(
+        Case::new(
             "piece-by-piece-up",
             "the same towards the far end",
             vec![Do::request("POST", Length(3)), Data(1), Await("1"), Data(1), Await("2"), Data(1), ExpectEnd],
@@ -96,21 +97,21 @@ fn bodies() -> Vec<Case> {
 
 fn statuses() -> Vec<Case> {
     vec![
-        case("status-204", "no content", get(), vec![Do::status(204, Nothing)]),
-        case(
+        Case::new("status-204", "no content", get(), vec![Do::status(204, Nothing)]),
+        Case::new(
             "status-304",
             "not modified, with the length of what is not sent",
             get(),
             vec![Do::status(304, Nothing).with("content-length", "5")],
         ),
-        case("status-503", "the far end's own 503", get(), vec![Do::status(503, Length(4)), Data(4)]),
-        case(
+        Case::new("status-503", "the far end's own 503", get(), vec![Do::status(503, Length(4)), Data(4)]),
+        Case::new(
             "head",
             "HEAD, with the length of what is not sent",
             vec![Do::request("HEAD", Nothing), ExpectEnd],
             vec![Do::status(200, Length(5000))],
         ),
-        case(
+        Case::new(
             "early-hints",
             "103 before the answer",
             get(),
@@ -120,47 +121,47 @@ fn statuses() -> Vec<Case> {
                 Data(2),
             ],
         ),
-        case(
+        Case::new(
             "processing",
             "102 twice before the answer",
             get(),
             vec![Do::status(102, Nothing), Do::status(102, Nothing), Do::status(200, Length(2)), Data(2)],
         ),
-        case(
+        Case::new(
             "expect",
             "Expect: 100-continue, answered by Envoy",
             vec![Do::request("POST", Length(5)).with("expect", "100-continue"), ExpectHead, Data(5), ExpectEnd],
             ok(),
         ),
-        case(
+        Case::new(
             "expect-far-end",
             "Expect: 100-continue, answered by the far end",
             vec![Do::request("POST", Length(5)).with("expect", "100-continue"), ExpectHead, Data(5), ExpectEnd],
             vec![Do::status(100, Nothing), ExpectEnd, Do::status(200, Length(2)), Data(2)],
         )
         .setup(Lenient),
-        case(
+        Case::new(
             "expect-refused",
             "Expect: 100-continue, refused by the far end",
             vec![Do::request("POST", Length(5)).with("expect", "100-continue"), ExpectEnd],
             vec![Do::status(417, Length(0))],
         )
         .setup(Lenient),
-        case(
+        Case::new(
             "trailers-down",
             "trailers behind the answer",
             vec![Do::request("GET", Nothing).with("te", "trailers"), ExpectEnd],
             vec![Do::status(200, Chunked), Data(10), Trailers(&[("x-sum", "1"), ("x-more", "2")])],
         )
         .setup(Lenient),
-        case(
+        Case::new(
             "trailers-up",
             "trailers behind the request",
             vec![Do::request("POST", Chunked), Data(10), Trailers(&[("x-sum", "1"), ("x-more", "2")]), ExpectEnd],
             ok(),
         )
         .setup(Lenient),
-        case(
+        Case::new(
             "headers-many",
             "repeated and odd headers both ways",
             vec![
@@ -180,14 +181,14 @@ fn statuses() -> Vec<Case> {
                     .with("vary", "*"),
             ],
         ),
-        case(
+        Case::new(
             "lane-header",
             "a client that sends our header",
             vec![Do::request("GET", Nothing).with("x-idleguard-lane", "payments=4s"), ExpectEnd],
             ok(),
         )
         .taken_out(&["x-idleguard-lane"]),
-        case(
+        Case::new(
             "forged-address",
             "a client that makes up its address",
             vec![Do::request("GET", Nothing).with("x-forwarded-for", "127.0.0.1"), ExpectEnd],
@@ -198,21 +199,21 @@ fn statuses() -> Vec<Case> {
 
 fn old_and_odd() -> Vec<Case> {
     vec![
-        case("http10", "HTTP/1.0", vec![Do::raw("GET /0 HTTP/1.0\r\n\r\n"), ExpectClose], ok()).setup(Lenient),
-        case(
+        Case::new("http10", "HTTP/1.0", vec![Do::raw("GET /0 HTTP/1.0\r\n\r\n"), ExpectClose], ok()).setup(Lenient),
+        Case::new(
             "http10-keep-alive",
             "HTTP/1.0 with keep-alive",
             vec![Do::raw("GET /0 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"), ExpectEnd],
             ok(),
         )
         .setup(Lenient),
-        case(
+        Case::new(
             "http10-far-end",
             "an HTTP/1.0 answer to its end",
             get(),
             vec![Do::raw("HTTP/1.0 200 OK\r\n\r\n0123456789"), Fin],
         ),
-        case(
+        Case::new(
             "http10-far-end-chunked",
             "HTTP/1.0 with chunks and keep-alive",
             get(),
@@ -220,13 +221,13 @@ fn old_and_odd() -> Vec<Case> {
                 "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n5\r\n56789\r\n0\r\n\r\n",
             )],
         ),
-        case(
+        Case::new(
             "version-12",
             "an answer of version 1.2",
             get(),
             vec![Do::raw("HTTP/1.2 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n5\r\n56789\r\n0\r\n\r\n")],
         ),
-        case(
+        Case::new(
             "status-line-blanks",
             "two blanks in the status line",
             get(),
@@ -234,7 +235,7 @@ fn old_and_odd() -> Vec<Case> {
                 "HTTP/1.1  200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n5\r\n56789\r\n0\r\n\r\n",
             )],
         ),
-        case(
+        Case::new(
             "chunk-size-18-digits",
             "a chunk size with 18 digits",
             get(),
@@ -242,9 +243,9 @@ fn old_and_odd() -> Vec<Case> {
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n000000000000000005\r\n01234\r\n5\r\n56789\r\n0\r\n\r\n",
             )],
         ),
-        case("no-http", "an answer that is no HTTP", get(), vec![Do::raw("SSH-2.0-OpenSSH\r\n"), ExpectClose]),
-        case("bad-request", "a request that is no HTTP", vec![Do::raw("nonsense\r\n\r\n"), ExpectClose], ok()),
-        case(
+        Case::new("no-http", "an answer that is no HTTP", get(), vec![Do::raw("SSH-2.0-OpenSSH\r\n"), ExpectClose]),
+        Case::new("bad-request", "a request that is no HTTP", vec![Do::raw("nonsense\r\n\r\n"), ExpectClose], ok()),
+        Case::new(
             "pipelined",
             "three requests at once",
             vec![
@@ -263,37 +264,37 @@ fn old_and_odd() -> Vec<Case> {
 fn aborts() -> Vec<Case> {
     let gone = || vec![Signal("here"), ExpectClose];
     vec![
-        case(
+        Case::new(
             "client-fin-before-answer",
             "a client that closes while it waits",
             vec![Do::request("GET", Nothing), Await("here"), Fin],
             gone(),
         ),
-        case(
+        Case::new(
             "client-rst-before-answer",
             "a client that resets while it waits",
             vec![Do::request("GET", Nothing), Await("here"), Rst],
             gone(),
         ),
-        case(
+        Case::new(
             "client-half-close",
             "a client that half-closes behind its request",
             vec![Do::request("GET", Nothing), HalfClose, ExpectEnd],
             ok(),
         ),
-        case(
+        Case::new(
             "client-fin-in-body",
             "a client that closes in its body",
             vec![Do::request("POST", Length(1000)), Data(500), Await("here"), Fin],
             vec![ExpectData(500), Signal("here"), ExpectClose],
         ),
-        case(
+        Case::new(
             "client-rst-in-answer",
             "a client that resets in the answer",
             vec![Do::request("GET", Nothing), ExpectData(10), Rst],
             vec![Do::status(200, Length(1000)), Data(10), ExpectClose],
         ),
-        case(
+        Case::new(
             "client-fin-in-answer",
             "a client that closes in the answer",
             vec![Do::request("GET", Nothing), ExpectData(10), Fin],
@@ -304,67 +305,67 @@ fn aborts() -> Vec<Case> {
 
 fn ends() -> Vec<Case> {
     vec![
-        case(
+        Case::new(
             "rst-behind-answer",
             "a complete answer, and RST right behind it",
             vec![Do::request("POST", Length(0)), ExpectEnd],
             vec![Do::status(200, Length(2)).with("connection", "close"), Data(2), Rst],
         ),
-        case(
+        Case::new(
             "fin-behind-answer",
             "a complete answer, and FIN right behind it",
             get(),
             vec![Do::status(200, Length(2)), Data(2), Fin],
         ),
-        case(
+        Case::new(
             "connection-close",
             "Connection: close; the far end waits to see how Envoy closes",
             get(),
             vec![Do::status(200, Length(2)).with("connection", "close"), Data(2), ExpectClose],
         ),
-        case("fin-before-answer", "FIN in place of an answer", get(), vec![Fin]),
-        case("rst-before-answer", "RST in place of an answer", get(), vec![Rst]),
-        case("fin-in-head", "FIN in the head", get(), vec![Do::raw("HTTP/1.1 200 OK\r\ncontent-le"), Fin]),
-        case("rst-in-head", "RST in the head", get(), vec![Do::raw("HTTP/1.1 200 OK\r\ncontent-le"), Rst]),
-        case(
+        Case::new("fin-before-answer", "FIN in place of an answer", get(), vec![Fin]),
+        Case::new("rst-before-answer", "RST in place of an answer", get(), vec![Rst]),
+        Case::new("fin-in-head", "FIN in the head", get(), vec![Do::raw("HTTP/1.1 200 OK\r\ncontent-le"), Fin]),
+        Case::new("rst-in-head", "RST in the head", get(), vec![Do::raw("HTTP/1.1 200 OK\r\ncontent-le"), Rst]),
+        Case::new(
             "fin-in-answer",
             "FIN in the answer",
             vec![Do::request("GET", Nothing), ExpectData(10), Signal("got"), ExpectEnd],
             vec![Do::status(200, Length(1000)), Data(10), Await("got"), Fin],
         ),
-        case(
+        Case::new(
             "rst-in-answer",
             "RST in the answer",
             vec![Do::request("GET", Nothing), ExpectData(10), Signal("got"), ExpectEnd],
             vec![Do::status(200, Length(1000)), Data(10), Await("got"), Rst],
         ),
-        case(
+        Case::new(
             "fin-in-chunks",
             "FIN between chunks",
             vec![Do::request("GET", Nothing), ExpectData(10), Signal("got"), ExpectEnd],
             vec![Do::status(200, Chunked), Data(10), Await("got"), Fin],
         ),
-        case(
+        Case::new(
             "half-close-behind-answer",
             "the far end half-closes",
             get(),
             vec![Do::status(200, Length(2)), Data(2), HalfClose, ExpectClose],
         ),
-        case(
+        Case::new(
             "early-answer",
             "413 while the body is still coming",
             vec![Do::request("POST", Length(100)), Data(10), ExpectEnd],
             vec![ExpectData(10), Do::status(413, Length(2)), Data(2), ExpectClose],
         ),
-        case(
+        Case::new(
             "early-answer-rst",
             "413 and RST while the body is still coming",
             vec![Do::request("POST", Length(100)), Data(10), ExpectEnd],
             vec![ExpectData(10), Do::status(413, Length(2)).with("connection", "close"), Data(2), Rst],
         ),
-        case("fin-on-accept", "a far end that closes each connection", get(), vec![])
+        Case::new("fin-on-accept", "a far end that closes each connection", get(), vec![])
             .far_end(Kind::OnAccept(vec![Fin], vec![vec![ok()]])),
-        case("unasked-408", "408 that nobody asked for, and FIN", get(), vec![]).far_end(Kind::OnAccept(
+        Case::new("unasked-408", "408 that nobody asked for, and FIN", get(), vec![]).far_end(Kind::OnAccept(
             vec![Do::raw("HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"), Fin],
             vec![vec![ok()]],
         )),
@@ -373,7 +374,7 @@ fn ends() -> Vec<Case> {
 
 fn connections() -> Vec<Case> {
     vec![
-        case(
+        Case::new(
             "odd-then-pauses",
             "an odd answer, and on the same connection one that pauses for a second",
             vec![],
@@ -395,11 +396,12 @@ fn connections() -> Vec<Case> {
                 Data(1),
             ]],
         ])),
-        case("ten-in-a-row", "ten requests on one connection", vec![], ok()).streams((0..10).map(|_| get()).collect()),
-        case("retry-503", "a far end whose second attempt is good", get(), vec![])
+        Case::new("ten-in-a-row", "ten requests on one connection", vec![], ok())
+            .streams((0..10).map(|_| get()).collect()),
+        Case::new("retry-503", "a far end whose second attempt is good", get(), vec![])
             .far_end(Kind::Script(vec![vec![vec![Do::status(503, Length(0))], ok()]]))
             .setup(Retries),
-        case(
+        Case::new(
             "retry-rst",
             "RST, RST, and a good third attempt",
             vec![Do::request("POST", Length(5)), Data(5), ExpectEnd],
@@ -407,6 +409,6 @@ fn connections() -> Vec<Case> {
         )
         .far_end(Kind::Script(vec![vec![vec![ExpectEnd, Rst], vec![ExpectEnd, Rst], ok()]]))
         .setup(Retries),
-        case("retry-in-vain", "503 for ever", get(), vec![Do::status(503, Length(0))]).setup(Retries),
+        Case::new("retry-in-vain", "503 for ever", get(), vec![Do::status(503, Length(0))]).setup(Retries),
     ]
 }

@@ -160,6 +160,14 @@ impl Http1 {
         (text + "\r\n").into()
     }
 
+    /// Waits for the next message to begin, however long that takes; false if there is none.
+    pub(crate) async fn next(&mut self) -> bool {
+        while self.wire.input.is_empty() && self.wire.end == End::Open {
+            self.wire.wait().await;
+        }
+        !self.wire.input.is_empty()
+    }
+
     /// The next message's head; its first line.
     pub(crate) async fn read_head(&mut self) -> Option<String> {
         if self.left != Left::Nothing {

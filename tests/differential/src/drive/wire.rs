@@ -59,6 +59,14 @@ impl Wire {
         self.slow = Some(bytes);
     }
 
+    /// Waits until there is something to read, and reads it.
+    pub(crate) async fn wait(&mut self) {
+        if let Some(stream) = &self.stream {
+            let _ = stream.readable().await; // reading says what is wrong
+        }
+        self.read();
+    }
+
     /// Reads more; false if nothing more will come.
     pub(crate) async fn fill(&mut self) -> bool {
         if self.end != End::Open {
@@ -134,12 +142,12 @@ impl Wire {
         }
     }
 
+    /// Sends FIN. Whether the other side's end had come in the moment before is chance, where the script does not wait for it.
     pub(crate) fn close(&mut self) {
-        if self.end == End::Open {
+        if self.stream.take().is_some() && self.end != End::Never {
             self.end = End::Ours;
             self.sends();
         }
-        self.stream = None;
     }
 
     pub(crate) fn reset(&mut self) {

@@ -10,14 +10,15 @@ use std::{
 };
 
 use anyhow::Result;
+use idleguard_harness::envoy::Config;
 use serde_json::json;
 use tokio::{net::UdpSocket, task::JoinSet};
 
-use super::{Event, Figure, figure};
+use super::{Event, Figure, broken, figure};
 use crate::{
     middle,
-    setup::{BASE, HTTP_MANAGER, ROUTES, Subject, for_subject, own},
-    stage::{Host, Mood, Stage, Traffic, ask, lanes, load},
+    setup::{BASE, HTTP_MANAGER, LANES, ROUTES, Subject, for_subject, own},
+    stage::{Host, Mood, Stage, Traffic, ask, load},
 };
 
 /// The rows.
@@ -31,7 +32,7 @@ pub(super) fn all() -> Vec<Event> {
         },
         Event {
             name: "own-breaker",
-            about: "5 requests under way where 5 may be, a change of lane, and 5 more",
+            about: "5 requests under way where 5 may be, a change of lane, and 10 more",
             own: Some(
                 "circuit breakers count for each lane: after a change twice as many can be under way, until the old ones are done",
             ),
@@ -44,6 +45,14 @@ pub(super) fn all() -> Vec<Event> {
             run: |s| Box::pin(rate_limit(s)),
         },
         Event {
+            name: "own-signatures",
+            about: "`aws_request_signing` between idleguard and the router, ten requests",
+            own: Some(
+                "what stands behind idleguard sees its header, and signs it; the router takes it out: put it in front",
+            ),
+            run: |s| Box::pin(signatures(s)),
+        },
+        Event {
             name: "own-dns",
             about: "a cluster whose endpoint is a name, at the start",
             own: Some("each lane looks up the name for itself"),
@@ -52,7 +61,7 @@ pub(super) fn all() -> Vec<Event> {
     ]
 }
 
-fn limited(config: idleguard_harness::envoy::Config) -> idleguard_harness::envoy::Config {
+fn limited(config: Config) -> Config {
     config.set(
         &format!("{BASE}/circuit_breakers"),
         json!({ "thresholds": [{ "max_requests": 5, "max_pending_requests": 5, "max_connections": 5 }] }),
@@ -114,17 +123,17 @@ async fn breaker_twice(subject: Subject) -> Result<Vec<Figure>> {
     until_in_flight(&host, 5).await?;
     if subject != Subject::Plain {
         stage.edit_plugin(|json| json["destinations"]["payments"]["lb_idle_timeout"] = "5s".into()).await?;
+        // Envoy counts the change before its worker has it.
+        let within = Duration::from_secs(30);
+        stage.envoy.wait_for(within, "destination", |stats| stats.get(middle::LANE) == Some(&4_000)).await?;
     }
-    let mut second = ask_many(&stage, 5);
-    // Plain lets five wait; a new lane sends them.
-    if subject == Subject::Plain {
-        let wait = stage.envoy.wait_for(Duration::from_secs(30), "payments", |stats| {
-            stats.get("cluster.payments.upstream_rq_pending_active").copied().unwrap_or(0) >= 5
-        });
-        wait.await?;
-    } else {
-        until_in_flight(&host, 10).await?;
-    }
+    let mut second = ask_many(&stage, 10);
+    // Plain lets five wait and refuses five; a new lane sends five, and refuses up to five while they connect.
+    let wait = stage.envoy.wait_for(Duration::from_secs(30), "upstream_rq_pending", |stats| {
+        let count = |name| stats.get(&format!("cluster.payments.upstream_rq_pending_{name}")).copied().unwrap_or(0);
+        host.in_flight() + count("active") + count("overflow") >= 15
+    });
+    wait.await?;
     let most = host.most_in_flight();
     host.set(Mood::Good);
     let mut failed = 0;
@@ -133,7 +142,7 @@ async fn breaker_twice(subject: Subject) -> Result<Vec<Figure>> {
             failed += u64::from(status? != 200);
         }
     }
-    Ok(vec![Figure { what: "requests under way at once", count: most, more: 5 }, figure("failed of 10", failed)])
+    Ok(vec![figure("requests under way at once", most).or_more(5), figure("failed of 15", failed)])
 }
 
 async fn rate_limit(subject: Subject) -> Result<Vec<Figure>> {
@@ -160,7 +169,26 @@ async fn rate_limit(subject: Subject) -> Result<Vec<Figure>> {
     stage.change_lane().await?;
     traffic.more(50).await?;
     let second = traffic.stop().await.good();
-    Ok(vec![figure("passed of 50", first), Figure { what: "passed of 50 more", count: second, more: 10 }])
+    Ok(vec![figure("passed of 50", first), figure("passed of 50 more", second).or_more(10)])
+}
+
+async fn signatures(subject: Subject) -> Result<Vec<Figure>> {
+    let host = Host::start(Mood::Good).await?;
+    let signing = json!({ "name": "aws", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.aws_request_signing.v3.AwsRequestSigning",
+        "service_name": "s3", "region": "eu-central-1", "use_unsigned_payload": true,
+        "credential_provider": { "inline_credential": { "access_key_id": "differential", "secret_access_key": "none" } },
+    }});
+    let filters = format!("{HTTP_MANAGER}/http_filters");
+    let stage = Stage::start(subject, &[&host], |config| config.insert(&filters, Some(1), signing)).await?;
+    let (mut client, mut failed) = (None, 0);
+    for _ in 0..10 {
+        failed += u64::from(ask(stage.ingress, &mut client).await != 200);
+    }
+    Ok(vec![
+        figure("signed headers that do not arrive", host.lost_signed_headers()).or_more(10),
+        figure("failed requests of 10", failed),
+    ])
 }
 
 /// A name server that knows one address, for every name; it ends with the task.
@@ -198,11 +226,11 @@ async fn dns(subject: Subject) -> Result<Vec<Figure>> {
         .set(&format!("{BASE}/dns_refresh_rate"), "3600s")
         .set(&format!("{BASE}/typed_dns_resolver_config"), resolver);
     // Envoy is ready when all its clusters have been looked up.
-    let envoy = middle::start(&for_subject(config, subject), subject).await?;
+    let envoy = middle::start(&broken(subject, for_subject(config, subject)), subject).await?;
     let failed = load(envoy.ingress(), 1, 10).await?.failed();
     server.abort();
     Ok(vec![
-        Figure { what: "look-ups of one name", count: asked.load(SeqCst), more: lanes() },
+        figure("look-ups of one name", asked.load(SeqCst)).or_more(LANES.len() as u64),
         figure("failed requests of 10", failed),
     ])
 }

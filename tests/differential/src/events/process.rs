@@ -9,7 +9,7 @@ use idleguard_harness::{
 };
 use tokio::net::TcpStream;
 
-use super::{Event, Figure, figure};
+use super::{Event, Figure, broken, failures, figure};
 use crate::{
     drive::{http1::Http1, wire::Wire},
     middle,
@@ -23,14 +23,14 @@ use crate::{
 pub(super) fn all() -> Vec<Event> {
     vec![
         Event {
-            name: "hot-restart",
+            name: "own-hot-restart",
             about: "a second Envoy takes over under load (`--restart-epoch 1`), the first one drains and ends",
-            own: None,
+            own: Some("while the first one lives, Envoy adds up the gauges of both, and so those of a Wasm module"),
             run: |s| Box::pin(hot_restart(s)),
         },
         Event {
             name: "scout",
-            about: "a scout at work under load, before a far end that closes what has been idle for a second",
+            about: "a scout at work under load, before a far end that closes the scout's connections when they have been idle for a second",
             own: None,
             run: |s| Box::pin(scout(s)),
         },
@@ -50,12 +50,14 @@ async fn hot_restart(subject: Subject) -> Result<Vec<Figure>> {
     let mut stage = Stage::restartable(subject, &[&host]).await?;
     let mut traffic = Traffic::start(stage.ingress, 4);
     traffic.more(100).await?;
-    let mut before = stage.hot_restart().await?;
+    let mut first = stage.hot_restart().await?;
     let name = stage.in_force();
     stage.until("traffic through the second Envoy", |clusters| requests_of(clusters, name) > 0).await?;
+    let mut most = 0;
     let end = Instant::now() + Duration::from_secs(60);
-    while before.is_running() {
-        anyhow::ensure!(Instant::now() < end, "the first Envoy does not end: {}", before.log_tail());
+    while first.is_running() {
+        anyhow::ensure!(Instant::now() < end, "the first Envoy does not end: {}", first.log_tail());
+        most = most.max(stage.envoy.stat(middle::LANE).await?);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let names = stage.cluster_names();
@@ -66,12 +68,18 @@ async fn hot_restart(subject: Subject) -> Result<Vec<Figure>> {
     traffic.more(200).await?;
     let after = elsewhere(&stage.clusters_text().await?);
     let answers = traffic.stop().await;
-    Ok(vec![figure("failed requests", answers.failed()), figure("on another lane afterwards", after - before)])
+    Ok(vec![
+        failures("failed requests", &answers),
+        figure("on another lane afterwards", after - before),
+        // Plain has no gauge of this name.
+        figure("idle timeouts in the gauge of the lane in force", most / subject.idle_timeout_ms()).or_more(2),
+    ])
 }
 
 /// The project's own configuration, whole.
 fn with_scout(subject: Subject, host: &Host) -> Result<Config> {
     let config = Config::project()?.free_ports().upstream(host.address);
+    let config = config.edit_scout_filter(|scout| scout["path"] = "/healthz".into());
     Ok(match subject {
         Subject::Plain => config.without_idleguard(),
         Subject::Base => config.lb_idle_timeout("2h"),
@@ -80,17 +88,17 @@ fn with_scout(subject: Subject, host: &Host) -> Result<Config> {
 }
 
 async fn scout(subject: Subject) -> Result<Vec<Figure>> {
-    let host = Host::start(Mood::Closes).await?;
-    let envoy = middle::start(&with_scout(subject, &host)?, Subject::Plain).await?;
+    let host = Host::start(Mood::ClosesScouts).await?;
+    let envoy = middle::start(&broken(subject, with_scout(subject, &host)?), Subject::Plain).await?;
     let mut traffic = Traffic::start(envoy.ingress(), 4);
     traffic.more(100).await?;
     if subject != Subject::Plain {
-        let asked = "wasmcustom.idleguard.scout.payments.requests";
+        let found = "wasmcustom.idleguard.scout.payments.lb_idle_timeout_ms";
         let within = Duration::from_secs(60);
-        envoy.wait_for(within, "scout", |stats| stats.get(asked).is_some_and(|asked| *asked >= 6)).await?;
+        envoy.wait_for(within, "scout", |stats| stats.get(found).is_some_and(|found| *found > 0)).await?;
     }
     traffic.more(200).await?;
-    Ok(vec![figure("failed requests", traffic.stop().await.failed())])
+    Ok(vec![failures("failed requests", &traffic.stop().await)])
 }
 
 /// The module, but that request trailers make it trap.
@@ -120,7 +128,7 @@ async fn vm_dies(subject: Subject) -> Result<Vec<Figure>> {
     let config = own()?
         .upstream(host.address)
         .set(&format!("{HTTP_MANAGER}/http_protocol_options"), serde_json::json!({ "enable_trailers": true }));
-    let envoy = middle::start(&for_subject(config, subject).wasm(&path), subject).await?;
+    let envoy = middle::start(&broken(subject, for_subject(config, subject).wasm(&path)), subject).await?;
     let mut client = None;
     let mut good = ask(envoy.ingress(), &mut client).await == 200;
     anyhow::ensure!(good, "no answer before: {}", envoy.log_tail());
@@ -144,8 +152,8 @@ async fn vm_dies(subject: Subject) -> Result<Vec<Figure>> {
     let answers = traffic.stop().await;
     let more = requests_of(&http::get(envoy.admin(), "/clusters").await.context("/clusters")?.text(), name) - sent;
     Ok(vec![
-        Figure { what: "seconds until requests are answered again, rounded up", count: seconds, more: 10 },
-        figure("failed afterwards", answers.failed()),
+        figure("seconds until requests are answered again, rounded up", seconds).or_more(10),
+        failures("failed afterwards", &answers),
         figure("on another lane afterwards", answers.good().saturating_sub(more)),
     ])
 }

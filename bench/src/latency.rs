@@ -111,7 +111,7 @@ async fn nginx(far_end: SocketAddr) -> Result<Server> {
 async fn haproxy(far_end: SocketAddr) -> Result<Server> {
     Server::haproxy_with(move |port| {
         format!(
-            "global\n maxconn 16000\n nbthread 1\n\
+            "global\n no strict-limits\n maxconn 12000\n nbthread 1\n\
              defaults\n mode http\n timeout client 3600s\n timeout connect 5s\n timeout server 15s\n \
              timeout http-keep-alive 3600s\n\
              frontend ingress\n bind 127.0.0.1:{port} backlog 4096\n \

@@ -157,6 +157,7 @@ async fn gunicorn_is_known() {
 
 /// Looks at its idle connections only now and then, as gunicorn's threads do: at each request, and `every` since the latest one. Returns
 /// where it listens, and the idle ages at which it has closed connections.
+#[expect(clippy::disallowed_methods, reason = "a server has a clock")]
 fn late_far_end(timeout: Duration, every: Duration) -> (SocketAddr, Arc<Mutex<Vec<Duration>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");

@@ -4,7 +4,6 @@ package envoygateway
 import (
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -90,21 +89,34 @@ extensionApis: { enableEnvoyPatchPolicy: true, enableBackend: true }
 logging: { level: { default: info } }
 `
 
-// envoy is what Envoy Gateway starts as Envoy: what it says goes to a file.
+// envoy is what Envoy Gateway starts as Envoy: it only says how. Envoy itself is the test's, so that it outlives its control plane, as it does
+// in a cluster.
 const envoy = `#!/bin/sh
-exec ENVOY "$@" >HOME/envoy.log 2>&1
+printf '%s\000' "$@" >HOME/new-arguments
+mv HOME/new-arguments HOME/arguments
+exec sleep 3600
 `
 
 const address = "127.0.0.1:8888"
 
-// Gateway is a running Envoy Gateway with the Envoy that it started.
+// Gateway is a running Envoy Gateway with its Envoy.
 type Gateway struct {
 	kit.Admin
 	t    *testing.T
 	home string
-	// How many times resources were applied.
+	// How many times resources were applied, and when: from writing them until Envoy had them.
 	applied int
-	*kit.Process
+	changes []change
+	control *kit.Process
+	envoy   *kit.Process
+}
+
+type change struct{ from, to time.Time }
+
+// changing is whether a request of this time was sent while Envoy went over to what was applied. A worker may hear of it a moment after
+// Envoy's admin interface says so.
+func (g *Gateway) changing(sent time.Time) bool {
+	return slices.ContainsFunc(g.changes, func(c change) bool { return sent.After(c.from) && sent.Before(c.to.Add(time.Second)) })
 }
 
 // startGateway starts Envoy Gateway with these resources, and waits for its Envoy.
@@ -115,11 +127,9 @@ func startGateway(t *testing.T, resources string) *Gateway {
 	if err := os.MkdirAll(binary, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	started := strings.NewReplacer("HOME", g.home, "ENVOY", kit.Envoy(t)).Replace(envoy)
-	if err := os.WriteFile(filepath.Join(binary, "envoy"), []byte(started), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(binary, "envoy"), []byte(strings.ReplaceAll(envoy, "HOME", g.home)), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(g.tell)
 	program := kit.Program(t, "ENVOY_GATEWAY", ".run/mesh/envoy-gateway")
 	if output, err := kit.Command(program, "certgen", "--local", "--config-home", filepath.Join(g.home, "config")); err != nil {
 		t.Fatalf("%v: %s", err, output)
@@ -133,30 +143,70 @@ func startGateway(t *testing.T, resources string) *Gateway {
 			t.Fatal(err)
 		}
 	}
-	g.apply(resources)
-	configured := filepath.Join(g.home, "envoy-gateway.yaml")
-	if err := os.WriteFile(configured, []byte(strings.ReplaceAll(configuration, "HOME", g.home)), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(g.home, "envoy-gateway.yaml"), []byte(strings.ReplaceAll(configuration, "HOME", g.home)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	g.Process = kit.Start(g.t, g.home, nil, program, "server", "--config-path", configured)
-	g.findAdmin()
+	g.apply(resources)
+	g.startControlPlane()
+	g.startEnvoy()
 	kit.WaitForPort(t, address)
 	return g
 }
 
-// said is what Envoy wrote: its log, and a line of JSON for each request.
-func (g *Gateway) said() string {
-	text, err := os.ReadFile(filepath.Join(g.home, "envoy.log"))
-	if err != nil {
-		g.t.Error(err)
-	}
-	return string(text)
+func (g *Gateway) startControlPlane() {
+	g.t.Helper()
+	g.control = kit.Start(g.t, g.home, nil, kit.Program(g.t, "ENVOY_GATEWAY", ".run/mesh/envoy-gateway"),
+		"server", "--config-path", filepath.Join(g.home, "envoy-gateway.yaml"))
 }
 
-// refused is why Envoy itself answered 503, and how often, since it had written this much.
+// restart takes the control plane away for this long, and starts it again, with these resources.
+func (g *Gateway) restart(away time.Duration, resources string) {
+	g.t.Helper()
+	g.control.Stop()
+	g.control = nil
+	time.Sleep(away)
+	g.apply(resources)
+	g.startControlPlane()
+}
+
+// startEnvoy starts it as Envoy Gateway said, and waits until it says where its admin interface is.
+func (g *Gateway) startEnvoy() {
+	g.t.Helper()
+	var arguments []string
+	kit.Eventually(g.t, kit.Patience, func() string {
+		if g.control.Ended() {
+			g.t.Fatal("Envoy Gateway has ended")
+		}
+		text, err := os.ReadFile(filepath.Join(g.home, "arguments"))
+		if err != nil {
+			return "Envoy Gateway starts no Envoy"
+		}
+		arguments = strings.Split(strings.TrimSuffix(string(text), "\000"), "\000")
+		return ""
+	})
+	g.t.Cleanup(g.tell)
+	g.envoy = kit.Start(g.t, g.home, nil, kit.Envoy(g.t), arguments...)
+	at := slices.Index(arguments, "--admin-address-path")
+	if at < 0 || at+1 == len(arguments) {
+		g.t.Fatalf("no --admin-address-path in %q", arguments)
+	}
+	kit.Eventually(g.t, kit.Patience, func() string {
+		if g.envoy.Ended() {
+			g.t.Fatal("Envoy has ended")
+		}
+		text, err := os.ReadFile(arguments[at+1])
+		if err != nil || len(text) == 0 {
+			return "Envoy does not say where its admin interface is"
+		}
+		g.Admin = kit.Admin{URL: "http://" + strings.TrimSpace(string(text))}
+		return ""
+	})
+}
+
+// refused is why Envoy itself answered 503, and how often, since it had said this many lines: its log, and one of JSON for each request.
 func (g *Gateway) refused(since int) map[string]int {
 	reasons := map[string]int{}
-	for line := range strings.Lines(g.said()[since:]) {
+	for _, line := range g.envoy.Lines()[since:] {
 		var request struct {
 			Code    int    `json:"response_code"`
 			Flags   string `json:"response_flags"`
@@ -176,30 +226,12 @@ func (g *Gateway) tell() {
 		return
 	}
 	var lines []string
-	for line := range strings.Lines(g.said()) {
-		if strings.HasPrefix(line, "[") {
+	for _, line := range g.envoy.Lines() {
+		if strings.HasPrefix(line, "[") && !strings.Contains(line, "[envoy_bug]") {
 			lines = append(lines, line)
 		}
 	}
-	g.t.Logf("Envoy: %s", strings.Join(lines[max(0, len(lines)-30):], ""))
-}
-
-// findAdmin reads where the Envoy's admin interface is from the file that it is told to write.
-func (g *Gateway) findAdmin() {
-	g.t.Helper()
-	kit.Eventually(g.t, 60*time.Second, func() string {
-		missing := "Envoy does not say where its admin interface is"
-		_ = filepath.WalkDir(g.home, func(path string, _ fs.DirEntry, err error) error {
-			if err == nil && strings.HasPrefix(filepath.Base(path), "admin-address") {
-				if text, err := os.ReadFile(path); err == nil && len(text) > 0 {
-					g.Admin = kit.Admin{URL: "http://" + strings.TrimSpace(string(text))}
-					missing = ""
-				}
-			}
-			return nil
-		})
-		return missing
-	})
+	g.t.Logf("Envoy: %s", strings.Join(lines[max(0, len(lines)-30):], "\n"))
 }
 
 // marker is a route for nobody, by whose name it is seen that Envoy has what was applied.
@@ -213,16 +245,19 @@ spec:
   rules: [{ backendRefs: [{ group: gateway.envoyproxy.io, kind: Backend, name: api }] }]
 `
 
-// apply writes all resources anew, at once, and waits until Envoy has them.
+// apply writes all resources anew, at once, and waits until Envoy has them if there is a control plane to tell it.
 func (g *Gateway) apply(resources string) {
 	g.t.Helper()
 	g.applied++
 	name := fmt.Sprintf("applied-%d.example.com", g.applied)
+	from := time.Now()
 	g.write(resources + "---\n" + strings.ReplaceAll(marker, "NAME", name))
-	if g.Process == nil {
+	if g.control == nil {
 		return
 	}
 	g.Applied(g.t, name)
+	g.Warm(g.t)
+	g.changes = append(g.changes, change{from, time.Now()})
 }
 
 func (g *Gateway) write(resources string) {
@@ -263,24 +298,8 @@ func TestEnvoyGateway(t *testing.T) {
 	setup := kit.Setup{Admin: g.Admin, LB: lb, Address: address, Host: domain, Destination: "external-api", ClientIP: true, Labelled: true}
 	setup.FailsWithout(t)
 	g.apply(resources + "---\n" + all)
-	g.WaitForLane(t, "external-api", 900*time.Millisecond, 60*time.Second)
+	g.WaitForLane(t, "external-api", 900*time.Millisecond)
 	setup.Holds(t)
-}
-
-// Mistakes in the manifests are found.
-func TestBrokenManifestsAreFound(t *testing.T) {
-	lb := kit.StartLB(t, "silent-rst:4s")
-	resources := strings.ReplaceAll(operators, "LB_PORT", lb.Port()) + "---\n"
-	all := manifests(t, "lbIdleTimeout: learn", "lbIdleTimeout: 4s", image, kit.StartRegistry(t).Push("0.2.0"))
-	g := startGateway(t, resources+all)
-	g.WaitForLane(t, "external-api", 900*time.Millisecond, 60*time.Second)
-	setup := kit.Setup{Admin: g.Admin, LB: lb, Address: address, Host: domain, Destination: "external-api", ClientIP: true, Labelled: true}
-	setup.Finds(t, all, []kit.Break{
-		{Name: "another header", From: "      - name: x-idleguard-lane\n", To: "      - name: x-other-lane\n"},
-		{Name: "a misspelt lane in a policy", From: "    sectionName: idle-900ms\n", To: "    sectionName: idle-900s\n"},
-		{Name: "a misspelt lane in the plugin", From: "            httproute/default/api/rule/3: 900ms\n", To: "            httproute/default/api/rules/3: 900ms\n"},
-		{Name: "no skip_xff_append", From: "/skip_xff_append\n      value: true\n", To: "/skip_xff_append\n      value: false\n"},
-	}, func(manifests string) { g.apply(resources + manifests) })
 }
 
 // proxyProtocol has the Gateway expect it.
@@ -293,161 +312,6 @@ func TestProxyProtocol(t *testing.T) {
 	g := startGateway(t, resources+"---\n"+kit.Replaced(t, manifests(t, image, registry.Push("0.2.0")),
 		"kind: ClientTrafficPolicy\nmetadata:\n  name: idleguard\n  namespace: default\nspec:\n",
 		"kind: ClientTrafficPolicy\nmetadata:\n  name: idleguard\n  namespace: default\n"+proxyProtocol))
-	g.WaitForLane(t, "external-api", 4*time.Second, 60*time.Second)
+	g.WaitForLane(t, "external-api", 4*time.Second)
 	kit.CheckProxyProtocol(t, address, domain)
-}
-
-// settled is a moment for the filter, which its workers hear of one after the other.
-const settled = 2 * time.Second
-
-// added is the manifests with one more lane.
-func added(t *testing.T, manifests string) string {
-	t.Helper()
-	route := kit.OfKind(manifests, "HTTPRoute")
-	_, last, found := strings.Cut(route, "    name: idle-4s\n")
-	policy := kit.OfKind(manifests, "BackendTrafficPolicy")
-	if !found {
-		t.Fatalf("no lane to copy in %s", route)
-	}
-	lane := kit.Replaced(t, last, "external-api=900ms", "external-api=2s", "idle-900ms", "idle-2s")
-	another := kit.Replaced(t, kit.Documents(policy)[1], "idleguard-4s", "idleguard-2s", "idle-4s", "idle-2s", "connectionIdleTimeout: 4s", "connectionIdleTimeout: 2s")
-	return kit.Replaced(t, manifests, route, route+lane,
-		"            httproute/default/api/rule/3: 900ms\n", "            httproute/default/api/rule/3: 900ms\n            httproute/default/api/rule/4: 2s\n") +
-		"---\n" + another
-}
-
-// At 200 requests a second nothing fails while something changes, and no client ever chooses its address.
-func TestChangesUnderTraffic(t *testing.T) {
-	registry := kit.StartRegistry(t)
-	lb := kit.StartLB(t, "silent-rst:5s")
-	resources := strings.ReplaceAll(operators, "LB_PORT", lb.Port()) + "---\n"
-	first := registry.Push("0.2.0")
-	with := func(lbIdleTimeout, pushed string) string {
-		return manifests(t, "lbIdleTimeout: learn", "lbIdleTimeout: "+lbIdleTimeout, image, pushed)
-	}
-	g := startGateway(t, resources+with("5s", first))
-	lane := func(idleTimeout time.Duration) { g.WaitForLane(t, "external-api", idleTimeout, 60*time.Second) }
-	lane(4 * time.Second)
-	load := kit.Forged(address, domain)
-
-	load.Under(t, "the timeout is changed", func(*testing.T) {
-		g.apply(resources + with("2s", first))
-		lane(900 * time.Millisecond)
-		time.Sleep(settled)
-		g.apply(resources + with("5s", first))
-		lane(4 * time.Second)
-	})
-	load.Under(t, "a lane is added and removed", func(t *testing.T) {
-		before, after := with("3s", first), added(t, with("3s", first))
-		withoutFilter := func(all string) string { return kit.NotOfKind(all, "EnvoyExtensionPolicy") + "---\n" }
-		g.apply(resources + withoutFilter(after) + kit.OfKind(before, "EnvoyExtensionPolicy"))
-		g.Warm(t)
-		g.apply(resources + after)
-		lane(2 * time.Second)
-		time.Sleep(settled)
-		g.apply(resources + withoutFilter(after) + kit.OfKind(with("5s", first), "EnvoyExtensionPolicy"))
-		lane(4 * time.Second)
-		time.Sleep(settled)
-		g.apply(resources + with("5s", first))
-	})
-	load.Under(t, "a new version of the module", func(t *testing.T) {
-		g.apply(resources + with("5s", registry.PushModule(kit.OtherModule(t), "0.2.1")))
-		time.Sleep(3 * settled)
-		lane(4 * time.Second)
-	})
-	// It answers everything by itself then: a policy that it can't translate makes the route fail closed, as `failOpen: false` says.
-	load.Denied = "500 "
-	// It takes the filter out of the listener a moment before the routes answer 500: a weakness of such a change, which docs/envoy-gateway.md names.
-	load.Tolerated = []string{"the client chose its address"}
-	load.Under(t, "a module that can't be loaded", func(t *testing.T) {
-		g.apply(resources + with("5s", registry.PushModule([]byte("no module"), "broken")))
-		time.Sleep(3 * settled)
-		g.apply(resources + with("5s", first))
-		kit.WaitForAnswer(t, address, domain)
-	})
-	load.Under(t, "an image that is not there", func(t *testing.T) {
-		g.apply(resources + with("5s", strings.ReplaceAll(first, "0.2.0", "none")))
-		time.Sleep(3 * settled)
-		g.apply(resources + with("5s", first))
-		kit.WaitForAnswer(t, address, domain)
-	})
-	load.Denied, load.Tolerated = "", nil
-	load.Under(t, "the registry is gone", func(*testing.T) {
-		registry.Close()
-		g.apply(resources + with("2s", first))
-		lane(900 * time.Millisecond)
-		g.apply(resources + with("5s", first))
-		lane(4 * time.Second)
-	})
-}
-
-// Resources come and go in every order.
-func TestOrdersUnderTraffic(t *testing.T) {
-	registry := kit.StartRegistry(t)
-	// It drops nothing: what a change leaves behind on the operator's own cluster would go stale there, as it does without idleguard.
-	lb := kit.StartLB(t, "stable")
-	resources := strings.ReplaceAll(operators, "LB_PORT", lb.Port()) + "---\n"
-	all := manifests(t, "lbIdleTimeout: learn", "lbIdleTimeout: 5s", image, registry.Push("0.2.0"))
-	resources += kit.OfKind(all, "EnvoyProxy") + "---\n"
-	g := startGateway(t, resources+plainRoute)
-	groups := [3][]string{
-		{"BackendTrafficPolicy", "ClientTrafficPolicy"}, {"HTTPRoute"}, {"EnvoyExtensionPolicy", "EnvoyPatchPolicy"},
-	}
-	there := [3]bool{}
-	set := func(group int, is bool) {
-		there[group] = is
-		text := resources
-		if !there[1] {
-			text += plainRoute + "---\n"
-		}
-		for group, kinds := range groups {
-			if there[group] {
-				text += kit.OfKind(all, kinds...) + "---\n"
-			}
-		}
-		g.apply(text)
-		time.Sleep(settled)
-	}
-	load := kit.Plain(address, domain)
-	for _, order := range [][3]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}} {
-		name := groups[order[0]][0] + ", " + groups[order[1]][0] + ", " + groups[order[2]][0]
-		// Where the filter is there before the routes, or stays when they go, it sends requests to a rule whose cluster Envoy has not
-		// yet, or no more: the orders that deploy/ warns of.
-		load.Tolerated = nil
-		if slices.Index(order[:], 2) < slices.Index(order[:], 1) {
-			load.Tolerated = []string{"503 "}
-		}
-		since := len(g.said())
-		load.Under(t, "apply "+name, func(t *testing.T) {
-			for _, group := range order {
-				set(group, true)
-			}
-			g.WaitForLane(t, "external-api", 4*time.Second, 60*time.Second)
-			time.Sleep(settled)
-		})
-		g.onlyWithoutCluster(since)
-		load.Tolerated = nil
-		if slices.Index(order[:], 1) < slices.Index(order[:], 2) {
-			load.Tolerated = []string{"503 ", "503 no healthy upstream"}
-		}
-		since = len(g.said())
-		load.Under(t, "remove "+name, func(*testing.T) {
-			for _, group := range order {
-				set(group, false)
-			}
-		})
-		g.onlyWithoutCluster(since)
-	}
-}
-
-// onlyWithoutCluster holds that Envoy refused requests for no other reason than a cluster which it has not yet, or no more.
-func (g *Gateway) onlyWithoutCluster(since int) {
-	g.t.Helper()
-	time.Sleep(settled) // it writes its log once a second
-	for reason, count := range g.refused(since) {
-		g.t.Logf("%d × 503: %s", count, reason)
-		if !strings.HasPrefix(reason, "NC cluster_not_found") && !strings.HasPrefix(reason, "UH no_healthy_upstream") {
-			g.t.Errorf("%d × 503 for another reason: %s", count, reason)
-		}
-	}
 }

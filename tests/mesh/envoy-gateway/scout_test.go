@@ -44,7 +44,7 @@ func TestScout(t *testing.T) {
 	patches = kit.Replaced(t, patches, "/idleguard/plugin.wasm", file)
 	all = kit.Replaced(t, all, "    jsonPatches:\n    - op: add\n      path: /stats_config/", "    jsonPatches:\n"+patches+"    - op: add\n      path: /stats_config/")
 	g := startGateway(t, resources+all)
-	g.WaitForLane(t, "external-api", 4*time.Second, 60*time.Second)
+	g.WaitForLane(t, "external-api", 4*time.Second)
 	setup := kit.Setup{Admin: g.Admin, LB: lb, Address: address, Host: domain, Destination: "external-api", ClientIP: true, Labelled: true}
 	setup.Scouted(t)
 }

@@ -65,7 +65,7 @@ func TestChangesUnderTraffic(t *testing.T) {
 	with := func(lbIdleTimeout, image_ string) string {
 		return kit.Render(t, "istio/ingress-gateway", "lbIdleTimeout: learn", "lbIdleTimeout: "+lbIdleTimeout, image, image_)
 	}
-	lane := func(idleTimeout time.Duration) { proxy.WaitForLane(t, "shop", idleTimeout, 60*time.Second) }
+	lane := func(idleTimeout time.Duration) { proxy.WaitForLane(t, "shop", idleTimeout) }
 	manifests := with("5s", first)
 	m.apply(manifests)
 	lane(4 * time.Second)
@@ -102,7 +102,7 @@ func TestChangesUnderTraffic(t *testing.T) {
 	load.Under(t, "a new version of the module", func(t *testing.T) {
 		before := module(t, proxy)
 		m.apply(with("5s", "oci://"+registry.PushModule(kit.OtherModule(t), "0.2.1")))
-		kit.Eventually(t, 30*time.Second, func() string {
+		kit.Eventually(t, kit.Patience, func() string {
 			if module(t, proxy) == before {
 				return "the proxy still runs " + before
 			}
@@ -150,16 +150,25 @@ func module(t *testing.T, proxy *Proxy) string {
 	return modules.FindString(dump)
 }
 
+// own is the operator's idle timeout, with which nothing fails before idleguard comes and after it has gone.
+const own = `
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: { name: own, namespace: shop }
+spec:
+  host: shop.shop.svc.cluster.local
+  trafficPolicy: { connectionPool: { http: { idleTimeout: 3s } } }
+`
+
 // Resources come and go in every order. Clients may choose their address only where nobody keeps them from it: without the filter.
 func TestOrdersUnderTraffic(t *testing.T) {
 	registry := kit.StartRegistry(t)
-	// It drops nothing: what a change leaves behind on the operator's own cluster would go stale there, as it does without idleguard.
-	lb := kit.StartLB(t, "stable")
-	m := startMesh(t, shop+"---\n"+slice("shop", lb.Port())+"---\n"+ingressGateway)
+	m := startMesh(t, shop+"---\n"+slice("shop", kit.StartLB(t, "silent-rst:5s").Port())+"---\n"+ingressGateway+"---\n"+own)
 	proxy := m.startProxy("router", "istio-system", map[string]string{"istio": "ingressgateway"})
 	const address, host = "127.0.0.1:8080", "shop.example.com"
 	kit.WaitForPort(t, address)
 	manifests := kit.Render(t, "istio/ingress-gateway", "lbIdleTimeout: learn", "lbIdleTimeout: 5s", image, "oci://"+registry.Push("0.2.0"))
+	manifests = kit.Replaced(t, manifests, "lb_idle_timeout: 5s\n", "lb_idle_timeout: 5s\n        idle_timeout: 3s\n")
 	kinds := [3]string{"DestinationRule", "VirtualService", "WasmPlugin"}
 	load := kit.Plain(address, host)
 	for _, order := range orders {
@@ -175,7 +184,7 @@ func TestOrdersUnderTraffic(t *testing.T) {
 				m.apply(kit.OfKind(manifests, kind))
 				m.settle(proxy)
 			}
-			proxy.WaitForLane(t, "shop", 4*time.Second, 60*time.Second)
+			proxy.WaitForLane(t, "shop", 4*time.Second)
 			m.settle(proxy)
 		})
 		load.Denied = ""

@@ -51,7 +51,7 @@ func TestEgressGateway(t *testing.T) {
 	kit.WaitForPort(t, setup.Address)
 	setup.FailsWithout(t)
 	m.apply(kit.Render(t, "istio/egress-gateway", "lbIdleTimeout: learn", "lbIdleTimeout: 4s", image, "oci://"+kit.StartRegistry(t).Push("0.2.0")))
-	proxy.WaitForLane(t, "external-api", 900*time.Millisecond, 60*time.Second)
+	proxy.WaitForLane(t, "external-api", 900*time.Millisecond)
 	setup.Holds(t)
 }
 
@@ -74,6 +74,6 @@ func TestEgressGatewayThatOriginatesTLS(t *testing.T) {
 	kit.WaitForPort(t, setup.Address)
 	setup.FailsWithout(t)
 	m.apply(kit.Render(t, "istio/egress-gateway", "lbIdleTimeout: learn", "lbIdleTimeout: 4s", image, "oci://"+kit.StartRegistry(t).Push("0.2.0")))
-	proxy.WaitForLane(t, "external-api", 900*time.Millisecond, 60*time.Second)
+	proxy.WaitForLane(t, "external-api", 900*time.Millisecond)
 	setup.Holds(t)
 }

@@ -111,7 +111,7 @@ func behindIngress(t *testing.T, m *Mesh, proxy *Proxy, lb *kit.LB, manifests st
 	kit.WaitForPort(t, setup.Address)
 	setup.FailsWithout(t)
 	m.apply(manifests)
-	proxy.WaitForLane(t, "shop", 900*time.Millisecond, 60*time.Second)
+	proxy.WaitForLane(t, "shop", 900*time.Millisecond)
 	setup.Holds(t)
 }
 
@@ -124,7 +124,7 @@ func TestBrokenManifestsAreFound(t *testing.T) {
 	kit.WaitForPort(t, setup.Address)
 	manifests := kit.Render(t, "istio/ingress-gateway", "lbIdleTimeout: learn", "lbIdleTimeout: 4s", image, "oci://"+kit.StartRegistry(t).Push("0.2.0"))
 	m.apply(manifests)
-	proxy.WaitForLane(t, "shop", 900*time.Millisecond, 60*time.Second)
+	proxy.WaitForLane(t, "shop", 900*time.Millisecond)
 	setup.Finds(t, manifests, []kit.Break{
 		{Name: "another header", From: "        x-idleguard-lane:\n", To: "        x-other-lane:\n"},
 		{Name: "a misspelt lane in a route", From: "        subset: idle-900ms\n", To: "        subset: idle-900s\n"},

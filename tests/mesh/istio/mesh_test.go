@@ -234,7 +234,7 @@ func (m *Mesh) startProxy(kind, namespace string, labels map[string]string) *Pro
 		"--domain", namespace+".svc.cluster.local",
 		"--templateFile", filepath.Join(strings.TrimSpace(string(module)), "tools/packaging/common/envoy_bootstrap.json"))
 	proxy := &Proxy{kit.Admin{URL: "http://127.0.0.1:15000"}, process}
-	kit.Eventually(t, 60*time.Second, func() string {
+	kit.Eventually(t, kit.Patience, func() string {
 		if _, err := proxy.Get("/ready"); err != nil {
 			return err.Error()
 		}

@@ -17,7 +17,7 @@ func TestScoutAtTheEgressGateway(t *testing.T) {
 	kit.WaitForPort(t, setup.Address)
 	pushed := "oci://" + kit.StartRegistry(t).Push("0.2.0")
 	m.apply(kit.Render(t, "istio/egress-gateway", image, pushed))
-	proxy.WaitForLane(t, "external-api", 4*time.Second, 60*time.Second)
+	proxy.WaitForLane(t, "external-api", 4*time.Second)
 	m.apply(kit.Render(t, "istio/scout", image, pushed))
 	setup.Scouted(t)
 }

@@ -40,6 +40,6 @@ func TestSidecar(t *testing.T) {
 	kit.WaitForPort(t, setup.Address)
 	setup.FailsWithout(t)
 	m.apply(kit.Render(t, "istio/sidecar", "lbIdleTimeout: learn", "lbIdleTimeout: 4s", image, "oci://"+kit.StartRegistry(t).Push("0.2.0")))
-	proxy.WaitForLane(t, "external-api", 900*time.Millisecond, 60*time.Second)
+	proxy.WaitForLane(t, "external-api", 900*time.Millisecond)
 	setup.Holds(t)
 }

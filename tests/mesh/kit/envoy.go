@@ -46,7 +46,7 @@ func (a Admin) Warm(t testing.TB) {
 
 func (a Admin) dumped(t testing.TB, resources string, is func(string) bool) {
 	t.Helper()
-	Eventually(t, 60*time.Second, func() string {
+	Eventually(t, Patience, func() string {
 		dump, err := a.Get("/config_dump?resource=" + resources)
 		if err != nil {
 			return err.Error()
@@ -85,10 +85,10 @@ func (a Admin) Metric(t testing.TB, name string) uint64 {
 }
 
 // WaitForLane waits until requests to the destination go to the lane with this idle timeout.
-func (a Admin) WaitForLane(t testing.TB, destination string, idleTimeout, within time.Duration) {
+func (a Admin) WaitForLane(t testing.TB, destination string, idleTimeout time.Duration) {
 	t.Helper()
 	name := "wasmcustom.idleguard.destination." + destination + ".lane_idle_timeout_ms"
-	Eventually(t, within, func() string {
+	Eventually(t, Patience, func() string {
 		stats, err := a.Stats()
 		if err != nil {
 			return err.Error()

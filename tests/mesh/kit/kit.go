@@ -138,6 +138,10 @@ func ofKind(stream string, wanted bool, kinds []string) []string {
 	return found
 }
 
+// Patience is how long is waited for a control plane or an Envoy before the test fails: only that it ends. On a busy machine
+// Envoy Gateway takes a minute to compile what it validates resources by.
+const Patience = 3 * time.Minute
+
 // Eventually fails the test if the condition, which says what is missing, does not hold within the time.
 func Eventually(t testing.TB, within time.Duration, condition func() string) {
 	t.Helper()

@@ -18,10 +18,10 @@ import (
 const inside = "IDLEGUARD_MESH_INSIDE"
 
 // atOnce is how many tests run at a time; they wait for load balancers more than they compute.
-const atOnce = 3
+const atOnce = 4
 
 // prepare lets a process see the machine's files from a root of its own, with folders that it may fill: the control planes' own are
-// fixed, as their ports are.
+// fixed, as their ports are. So is the name of the memory that an Envoy shares with the one before it: of two that start at once, one fails.
 const prepare = `set -e
 ip link set lo up
 mount -t tmpfs tmpfs /mnt
@@ -31,6 +31,7 @@ for entry in /*; do
   fi
 done
 mount -t tmpfs tmpfs /mnt/var/lib
+mount -t tmpfs tmpfs /mnt/dev/shm
 mkdir -p /mnt/certs /mnt/var/lib/istio/data
 exec chroot /mnt sh -c 'cd "$0" && exec "$@"' "$PWD" "$@"`
 

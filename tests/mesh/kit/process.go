@@ -3,6 +3,7 @@ package kit
 import (
 	"bufio"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"strings"
@@ -73,21 +74,26 @@ func (p *Process) Stop() {
 	<-p.done
 }
 
+// Ended is whether it has ended by itself.
+func (p *Process) Ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Tail is the last lines of what it said.
 func (p *Process) Tail(lines int) []string {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
-	return append([]string(nil), p.log[max(0, len(p.log)-lines):]...)
+	return append([]string(nil), p.log[len(p.log)-min(lines, len(p.log)):]...)
 }
 
-// Said is whether a line holds this text.
-func (p *Process) Said(text string) bool {
-	for _, line := range p.Tail(1 << 30) {
-		if strings.Contains(line, text) {
-			return true
-		}
-	}
-	return false
+// Lines are all that it has said.
+func (p *Process) Lines() []string {
+	return p.Tail(math.MaxInt)
 }
 
 // Command runs a program to its end, and is what it said.

@@ -144,14 +144,14 @@ func (s Setup) Finds(t *testing.T, manifests string, breaks []Break, apply func(
 func (s Setup) Scouted(t *testing.T) {
 	t.Helper()
 	name := "scout." + s.Destination + ".lb_idle_timeout_ms"
-	Eventually(t, 2*time.Minute, func() string {
+	Eventually(t, Patience, func() string {
 		// A busy machine is late, and never early.
 		if found := s.Metric(t, name); found < 3900 || found > 4400 {
 			return fmt.Sprintf("%s is %d", name, found)
 		}
 		return ""
 	})
-	s.WaitForLane(t, s.Destination, 900*time.Millisecond, 30*time.Second)
+	s.WaitForLane(t, s.Destination, 900*time.Millisecond)
 	t.Logf("the scout says %d ms after %d requests", s.Metric(t, name), s.Metric(t, "scout."+s.Destination+".requests"))
 	for _, wrong := range append(s.drops(t, "fin:4s"), s.DashboardWrong(t, true)...) {
 		t.Error(wrong)

@@ -105,7 +105,7 @@ func (r *Registry) PushFrom(path, tag string) string {
 // WaitForPort waits until somebody listens there.
 func WaitForPort(t testing.TB, address string) {
 	t.Helper()
-	Eventually(t, 30*time.Second, func() string {
+	Eventually(t, Patience, func() string {
 		connection, err := net.DialTimeout("tcp", address, time.Second)
 		if err != nil {
 			return err.Error()

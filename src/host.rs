@@ -281,6 +281,9 @@ pub(crate) fn configuration(size: usize) -> Result<Vec<u8>, HostError> {
 
 /// Up to `max_size` bytes of `buffer` from `start` on. Allowed in the callback that announces the buffer.
 pub(crate) fn buffer(buffer: BufferType, start: usize, max_size: usize) -> Result<Vec<u8>, HostError> {
+    if max_size == 0 {
+        return Ok(Vec::new()); // the host would call it an error
+    }
     fetch("proxy_get_buffer_bytes", |data, size| {
         // SAFETY: both out-pointers are live for the call.
         unsafe { import::proxy_get_buffer_bytes(buffer as u32, start, max_size, data, size) }

@@ -144,22 +144,14 @@ impl ScoutRoot {
                 Claim::Write(lease) => host::set_shared_data(&key, &lease, version),
                 Claim::Taken => Ok(false),
             });
-        let is_held = held.unwrap_or_else(|error| {
-            host::report(error);
-            false
-        });
-        let has_turn = self.with_turn(|turn| turn.is_some()).unwrap_or_default();
-        match (is_held, has_turn) {
-            (true, false) => {}
-            (false, true) => {
-                self.end_turn();
-                return false;
-            }
-            (is_held, _) => return is_held,
+        let is_held = held.map_err(host::report).unwrap_or_default();
+        if !is_held {
+            self.end_turn();
         }
-        let known =
-            Finding::decode(&host::shared_data(&self.finding_key()).map_err(host::report).unwrap_or_default().0);
-        let known = known.unwrap_or_default();
+        if !is_held || self.with_turn(|turn| turn.is_some()).unwrap_or_default() {
+            return is_held;
+        }
+        let known = shared::finding(&self.config.destination).unwrap_or_default();
         let scout = Scout::new(self.config.max_wait, known, now);
         let turn =
             Turn { scout, told: known, logged: known.idle, looked: self.latest_event(), told_at: Timestamp::default() };
@@ -190,14 +182,8 @@ impl ScoutRoot {
 
     // --- what others say, and are told
 
-    fn finding_key(&self) -> Vec<u8> {
-        shared::key("scout", &self.config.destination)
-    }
-
     fn latest_event(&self) -> u64 {
-        let key = shared::key("look", &self.config.destination);
-        let bytes = host::shared_data(&key).map_err(host::report).unwrap_or_default().0;
-        bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+        shared::number(&shared::key("look", &self.config.destination))
     }
 
     /// Users' requests met a connection that the far end had dropped, or needed a second attempt.
@@ -221,32 +207,26 @@ impl ScoutRoot {
         if finding != turn.told {
             turn.told = finding;
             turn.told_at = Timestamp::default();
-            if shared::update(&self.finding_key(), |_| Some(finding.encode())) {
+            if shared::update(&shared::key("scout", &self.config.destination), |_| Some(finding.encode())) {
                 shared::announce();
             }
         }
         if finding.idle.is_worth_telling() && finding.idle.is_news_to(&turn.logged) {
             turn.logged = finding.idle;
-            let name = &self.config.destination;
-            match finding.keep_alive {
-                Some(timeout) => {
-                    let seconds = timeout.as_secs();
-                    log::info!("{name}: idle connections are {}; the far end announces {seconds} s", finding.idle);
-                }
-                None => log::info!("{name}: idle connections are {}", finding.idle),
-            }
+            let announced =
+                finding.keep_alive.map(|timeout| format!("; the far end announces {} s", timeout.as_secs()));
+            let (name, announced) = (&self.config.destination, announced.unwrap_or_default());
+            log::info!("{name}: idle connections are {}{announced}", finding.idle);
         }
         if now.since(turn.told_at) >= TICK_WITHOUT_TURN {
             turn.told_at = now;
-            let set = |metric, value| self.set(metric, value);
-            let is_kind = |is: bool| u64::from(is);
-            set(ScoutMetric::LbIdleTimeout, finding.timeout().map_or(0, millis));
-            set(ScoutMetric::LowerBound, millis(turn.scout.lower_bound()));
-            set(ScoutMetric::LastSeen, turn.scout.last_seen().map_or(0, |at| now.since(at).as_secs()));
+            self.set(ScoutMetric::LbIdleTimeout, finding.timeout().map_or(0, millis));
+            self.set(ScoutMetric::LowerBound, millis(turn.scout.lower_bound()));
+            self.set(ScoutMetric::LastSeen, turn.scout.last_seen().map_or(0, |at| now.since(at).as_secs()));
             let fin = matches!(finding.idle, Idle::Closes { kind: Kind::Fin | Kind::Announced, .. });
-            set(ScoutMetric::KindFin, is_kind(fin));
-            set(ScoutMetric::KindRst, is_kind(matches!(finding.idle, Idle::Closes { kind: Kind::Rst, .. })));
-            set(ScoutMetric::KindSilent, is_kind(matches!(finding.idle, Idle::Silent { .. })));
+            self.set(ScoutMetric::KindFin, fin.into());
+            self.set(ScoutMetric::KindRst, matches!(finding.idle, Idle::Closes { kind: Kind::Rst, .. }).into());
+            self.set(ScoutMetric::KindSilent, matches!(finding.idle, Idle::Silent { .. }).into());
         }
     }
 
@@ -333,11 +313,7 @@ impl Connection {
 
     pub(crate) fn on_upstream_data(&mut self, context: u32, size: usize, end: bool) {
         let now = host::now();
-        let bytes = if size == 0 {
-            Vec::new()
-        } else {
-            host::buffer(BufferType::UpstreamData, 0, size).map_err(host::report).unwrap_or_default()
-        };
+        let bytes = host::buffer(BufferType::UpstreamData, 0, size).map_err(host::report).unwrap_or_default();
         let received = self.wire.on_received(&bytes);
         if let Some(kept) = bytes.get(..bytes.len().saturating_sub(received.excess)).filter(|_| received.excess > 0) {
             host::replace_buffer(BufferType::UpstreamData, size, kept).unwrap_or_else(host::report);
@@ -350,10 +326,10 @@ impl Connection {
                 scout.on_excess(context, now);
             }
             if received.is_announced {
-                scout.on_announced(context, now);
+                scout.on_let_go(context, Kind::Announced, now);
             }
             if end {
-                scout.on_far_end_closed(context, now);
+                scout.on_let_go(context, Kind::Fin, now);
             }
         });
     }

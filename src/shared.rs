@@ -41,14 +41,17 @@ pub(crate) fn update(key: &[u8], mut change: impl FnMut(&[u8]) -> Option<Vec<u8>
 
 /// What requests have said about a destination, all workers together.
 pub(crate) fn knowledge(destination: &str) -> Knowledge {
-    let bytes = host::shared_data(&key("destination", destination)).map_err(host::report).unwrap_or_default().0;
-    Knowledge::decode(&bytes).unwrap_or_default()
+    Knowledge::decode(&bytes(&key("destination", destination))).unwrap_or_default()
 }
 
 /// What a scout has found out about a destination.
+pub(crate) fn finding(destination: &str) -> Option<Finding> {
+    Finding::decode(&bytes(&key("scout", destination)))
+}
+
+/// What follows from that.
 pub(crate) fn measured(destination: &str, policy: &Policy) -> Option<Measured> {
-    let bytes = host::shared_data(&key("scout", destination)).map_err(host::report).unwrap_or_default().0;
-    let finding = Finding::decode(&bytes)?;
+    let finding = finding(destination)?;
     let limit = finding.limit(policy.margin)?;
     Some(Measured { timeout: finding.timeout(), limit, at: finding.measured_at })
 }
@@ -71,16 +74,25 @@ pub(crate) fn learn(destination: &str, mut change: impl FnMut(&mut Knowledge)) -
 
 /// Tells all workers that something has changed.
 pub(crate) fn announce() {
-    update(CHANGES, |bytes| {
-        let count = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        Some(count.wrapping_add(1).to_le_bytes().to_vec())
-    });
+    update(CHANGES, |count| Some(as_number(count).wrapping_add(1).to_le_bytes().to_vec()));
 }
 
 /// Changes whenever something has changed.
 pub(crate) fn changes() -> u64 {
-    let bytes = host::shared_data(CHANGES).map_err(host::report).unwrap_or_default().0;
+    number(CHANGES)
+}
+
+/// The number that is there; 0 if none is.
+pub(crate) fn number(key: &[u8]) -> u64 {
+    as_number(&bytes(key))
+}
+
+fn as_number(bytes: &[u8]) -> u64 {
     bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+fn bytes(key: &[u8]) -> Vec<u8> {
+    host::shared_data(key).map_err(host::report).unwrap_or_default().0
 }
 
 /// Has the destination's scout look at once: requests met what it should have known.

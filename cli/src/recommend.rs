@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use idleguard_core::time::{DurationText, millis};
-use idleguard_core::timeout::Margin;
+use idleguard_core::timeout::{Finding, Margin};
 use serde_json::{Map, Value, json};
 
 use crate::bootstrap::{self, items, message, text};
@@ -37,7 +37,8 @@ pub struct Recommendation {
     pub in_use: Duration,
     /// Whether that is a lane's.
     pub is_lane: bool,
-    /// The far end's idle timeout; a lower bound where it is silent.
+    /// The far end's idle timeout, the smallest that anybody knows of: a lower bound where it is silent, and what it announces by
+    /// `Keep-Alive: timeout`.
     pub measured: Duration,
     /// The `idle_timeout` to use.
     pub limit: Duration,
@@ -102,7 +103,8 @@ pub fn recommend(dump: &Value, stats: &str, margin: Margin) -> Result<(Vec<Recom
     let (mut found, mut notes) = (Vec::new(), Vec::new());
     for (destination, metrics) in measurements {
         let of = |metric: &str| metrics.get(metric).copied().filter(|value| *value > 0).map(Duration::from_millis);
-        let Some(measured) = of("scout.lb_idle_timeout_ms").or_else(|| of("destination.lb_idle_timeout_ms")) else {
+        let by_scout = of("scout.lb_idle_timeout_ms");
+        let Some(measured) = by_scout.into_iter().chain(of("destination.lb_idle_timeout_ms")).min() else {
             let bound = of("scout.lower_bound_ms")
                 .map_or_else(String::new, |age| format!(", but at least {}", DurationText(age)));
             notes.push(format!("{destination}: the far end's idle timeout is not known (yet){bound}"));
@@ -116,11 +118,16 @@ pub fn recommend(dump: &Value, stats: &str, margin: Margin) -> Result<(Vec<Recom
         let base =
             bootstrap::idle_timeout(config).with_context(|| format!("{name}: its idle_timeout is no duration"))?;
         let lane = of("destination.lane_idle_timeout_ms").filter(|lane| *lane < base);
+        // What a scout has seen to end is its lower bound, too; a `Keep-Alive: timeout` below that, or before, is announced only.
+        let is_seen =
+            metrics.get("scout.lower_bound_ms").is_none_or(|bound| by_scout == Some(Duration::from_millis(*bound)));
+        let announced = Finding { keep_alive: by_scout.filter(|_| !is_seen), ..Finding::default() };
+        let limit = margin.limit(measured).min(announced.limit(margin).unwrap_or(Duration::MAX));
         found.push(Recommendation {
             in_use: lane.unwrap_or(base),
             is_lane: lane.is_some(),
             measured,
-            limit: rounded(margin.limit(measured)),
+            limit: rounded(limit),
             config: config.clone(),
             cluster: name,
             destination,

@@ -353,8 +353,8 @@ impl Measuring {
                     self.ends.push((ended, age));
                 }
                 match seen {
-                    Seen::Announced => self.scout.on_announced(id, now),
-                    Seen::Fin => self.scout.on_far_end_closed(id, now),
+                    Seen::Announced => self.scout.on_let_go(id, Kind::Announced, now),
+                    Seen::Fin => self.scout.on_let_go(id, Kind::Fin, now),
                     _ => {
                         self.missed = connection.gap.or(self.missed);
                         self.scout.on_closed(id, By::FarEnd, now);

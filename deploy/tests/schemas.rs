@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use idleguard_cli::recommend::{Style, recommend, written};
+use idleguard_core::timeout::Margin;
 use idleguard_harness::project;
 use serde_json::{Value, json};
 
-use super::kustomize::{DIRECTORIES, SCOUTS, kubectl, render};
+use super::kustomize::{DIRECTORIES, SCOUTS, documents, kubectl, render};
 
 /// Reads `[[schema, document], …]` and prints what is wrong with each document, as `[[…], …]`.
 const VALIDATE: &str = "import json, sys; from jsonschema import Draft7Validator as V; \
@@ -58,4 +60,52 @@ fn manifests_are_valid() {
         let found = complaints(&python, &misspelt).expect("a verdict");
         assert!(found.iter().all(|of_one| !of_one.is_empty()), "{directory}: the schemas are closed");
     }
+}
+
+/// The patches for Istio and Envoy Gateway, for each form of a cluster's name and for timeouts of any length.
+#[test]
+fn what_is_recommended_is_valid() {
+    let Some(python) = project::or_skip(python()) else { return };
+    let (mut found, mut timeouts) = (Vec::new(), Vec::new());
+    for (style, key, clusters) in [
+        (
+            Style::Istio,
+            "/spec/trafficPolicy/connectionPool/http/idleTimeout",
+            &["outbound|443||api.example.com", "outbound|80||*.example.com", "payments", "Payments_API"][..],
+        ),
+        (
+            Style::Istio,
+            "/spec/subsets/0/trafficPolicy/connectionPool/http/idleTimeout",
+            &["outbound|443|v1|api.example.com"],
+        ),
+        (
+            Style::EnvoyGateway,
+            "/spec/timeout/http/connectionIdleTimeout",
+            &["httproute/shop/payments/rule/0", "grpcroute/shop/payments/rule/0", "payments"],
+        ),
+    ] {
+        for (&cluster, millis) in clusters.iter().zip([250, 3_007, 60_007, 90_000].iter().cycle()) {
+            let dump = json!({ "configs": [{
+                "@type": "type.googleapis.com/envoy.admin.v3.ClustersConfigDump",
+                "dynamic_active_clusters": [{ "cluster": { "name": cluster } }],
+            }]});
+            let stats = format!("wasmcustom.idleguard.scout.{cluster}.lb_idle_timeout_ms: {millis}\n");
+            let (all, notes) = recommend(&dump, &stats, Margin::Share(0.1)).expect("a recommendation");
+            let [one] = all.as_slice() else { panic!("{cluster}: {notes:?}") };
+            let text = written(one, style);
+            let [document] = <[Value; 1]>::try_from(documents(&text).expect("YAML")).expect("one document");
+            let timeout = document.pointer(key).unwrap_or_else(|| panic!("{text}"));
+            timeouts.push(timeout.as_str().expect("a duration").to_owned());
+            found.push(document);
+        }
+    }
+    let complaints_of = |documents: &[Value]| complaints(&python, documents).expect("a verdict");
+    assert!(complaints_of(&found).iter().all(Vec::is_empty), "{:#?}\n{found:#?}", complaints_of(&found));
+    assert_eq!(timeouts, ["0.22s", "2.7s", "54s", "81s", "0.22s", "220ms", "2700ms", "54s"]);
+    let kinds: Vec<_> = found.iter().filter_map(|document| document.pointer("/spec/targetRefs/0/kind")).collect();
+    assert_eq!(kinds, ["HTTPRoute", "GRPCRoute", "HTTPRoute"]);
+    for document in &mut found {
+        document["spec"]["idle"] = "1s".into();
+    }
+    assert!(complaints_of(&found).iter().all(|of_one| !of_one.is_empty()), "the schemas are closed");
 }

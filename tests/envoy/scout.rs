@@ -2,7 +2,7 @@
 //!
 //! Timeouts are short here, so that the tests are; the ignored ones are the same with those of the promise.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -373,19 +373,25 @@ async fn a_change_from_six_seconds_to_three_is_followed_both_ways() {
 #[tokio::test(flavor = "multi_thread")]
 async fn users_requests_beside_it_are_untouched() {
     let _guard = beside_others().await;
-    let lb = StubLb::start(Mode::FinAt(ms(2_000)));
+    let (lb, other_lb) = (StubLb::start(Mode::FinAt(ms(2_000))), StubLb::start(Mode::FinAt(ms(2_000))));
     let Some(config) = scout_alone(lb.address()) else { return };
-    let envoy = start(&config.edit_scout_filter(|scout| scout["path"] = "/scout".into()), 2).await;
-    let clients = Load::get(envoy.ingress(), Pattern::Scattered { gap: (ms(58), ms(58)) }).clients(12);
-    let report = clients.run(ms(10_000)).await;
-    println!("{report}");
-    assert!(report.ok > 1_000 && report.failed() == 0, "{report}");
+    let envoy = start(&config.clone().edit_scout_filter(|scout| scout["path"] = "/scout".into()), 2).await;
+    let without = start(&config.without_scout().upstream(other_lb.address()), 2).await;
+    let clients = |envoy: &Envoy| Load::get(envoy.ingress(), Pattern::Scattered { gap: (ms(58), ms(58)) }).clients(12);
+    let (report, other) = tokio::join!(clients(&envoy).run(ms(10_000)), clients(&without).run(ms(10_000)));
+    println!("{report}\nwithout: {other}");
+    assert!(report.ok > 1_000 && report.failed() == 0 && other.failed() == 0, "{report}\nwithout: {other}");
     when(&envoy, ms(10_000), |stats| value(stats, "lb_idle_timeout_ms") > 0).await;
     assert!(is_near(scout(&envoy, "lb_idle_timeout_ms").await, ms(2_000)));
     // On connections of its own: what the first request of each was, the others were.
     let (scouts, users): (Vec<_>, Vec<_>) = lb.records().into_iter().partition(|record| record.path == "/scout");
     let requests_of = |records: &[Record]| records.iter().map(|record| record.requests).sum::<u64>();
     assert_eq!(requests_of(&users), report.requests, "{report}");
+    // The rest of the far end's log is as without it.
+    let of_others = other_lb.records();
+    assert_eq!(requests_of(&of_others), other.requests, "{other}");
+    let kinds = |records: &[Record]| -> BTreeSet<_> { records.iter().map(|one| (one.path.clone(), one.met)).collect() };
+    assert_eq!((kinds(&users), kinds(&users).len()), (kinds(&of_others), 1), "{users:?}");
     assert_eq!(requests_of(&scouts), scout(&envoy, "requests").await);
     assert!((4..30).contains(&requests_of(&scouts)), "{scouts:?}");
     let stats = envoy.stats().await.expect("statistics");

@@ -68,6 +68,34 @@ fn a_timeout_above_the_measured_one_is_told_by_the_exit_code() {
     assert!(exit == Some(1) && out.contains("55s to use"), "{out}");
 }
 
+/// `Keep-Alive: timeout=N` is heeded with a second to spare, a close that was seen with the margin, and of two the smaller counts.
+#[test]
+fn of_what_is_announced_measured_and_learnt_the_smallest_safe_one_is_used() {
+    for (announced_or_seen, lower_bound, learnt, told) in [
+        (5_000, Some(0), 0, "5s measured, 4s to use"), // announced, nothing seen yet
+        (5_000, Some(3_200), 0, "5s measured, 4s to use"), // and answered since
+        (5_000, Some(6_004), 5_000, "5s measured, 4s to use"), // Node waits a second more than it announces
+        (2_004, Some(2_004), 2_004, "2004ms measured, 1.8s to use"), // announced was more
+        (1_000, Some(990), 0, "1s measured, 0.5s to use"),
+        (60_000, Some(60_004), 0, "60s measured, 54s to use"), // the margin is more than a second
+        (60_007, None, 0, "60007ms measured, 54s to use"),
+        (60_007, Some(60_007), 20_000, "20s measured, 18s to use"), // requests have failed at less
+        (0, Some(9_000), 20_000, "20s measured, 18s to use"),
+    ] {
+        let mut stats = format!("wasmcustom.idleguard.scout.payments.lb_idle_timeout_ms: {announced_or_seen}\n");
+        for (name, value) in
+            [("scout.payments.lower_bound_ms", lower_bound), ("destination.payments.lb_idle_timeout_ms", Some(learnt))]
+        {
+            stats += &value.map_or_else(String::new, |value| format!("wasmcustom.idleguard.{name}: {value}\n"));
+        }
+        let (exit, out, said) = saved(&json!([{ "name": "payments" }]), &stats, &[]);
+        assert!(
+            exit == Some(1) && out.contains(&told.replace("0.5s", "500ms").replace("1.8s", "1800ms")),
+            "{stats}{out}{said}"
+        );
+    }
+}
+
 #[test]
 fn what_makes_no_sense_is_exit_code_2() {
     let payments = json!([{ "name": "payments" }]);

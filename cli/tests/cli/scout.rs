@@ -1,7 +1,10 @@
 //! `idleguard scout` against far ends that let go in every way there is, and against real servers.
 
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use idleguard_harness::project;
 use idleguard_harness::servers::Server;
@@ -150,6 +153,66 @@ async fn gunicorn_is_known() {
     println!("{found}");
     assert_eq!((code, found["kind"].as_str()), (Some(0), Some("fin")), "{found}\n{said}");
     assert!(is_near(&found["lb_idle_timeout_ms"], Duration::from_secs(20)), "{found}");
+}
+
+/// Looks at its idle connections only now and then, as gunicorn's threads do: at each request, and `every` since the latest one. Returns
+/// where it listens, and the idle ages at which it has closed connections.
+#[expect(clippy::disallowed_methods, reason = "a server has a clock")]
+fn late_far_end(timeout: Duration, every: Duration) -> (SocketAddr, Arc<Mutex<Vec<Duration>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let closed = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&closed);
+    listener.set_nonblocking(true).expect("without waiting");
+    std::thread::spawn(move || {
+        let (mut connections, mut looked, mut request) = (Vec::new(), Instant::now(), [0; 4096]);
+        while Arc::strong_count(&told) > 1 {
+            std::thread::sleep(Duration::from_millis(2));
+            if let Ok((stream, _)) = listener.accept() {
+                stream.set_nonblocking(true).expect("without waiting");
+                connections.push((stream, Instant::now()));
+            }
+            let mut is_asked = false;
+            connections.retain_mut(|(stream, idle_since)| match stream.read(&mut request) {
+                Ok(1..) => {
+                    (is_asked, *idle_since) = (true, Instant::now());
+                    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").is_ok()
+                }
+                Err(error) => error.kind() == ErrorKind::WouldBlock,
+                Ok(0) => false,
+            });
+            if is_asked || looked.elapsed() >= every {
+                looked = Instant::now();
+                connections.retain(|(_, idle_since)| {
+                    let is_over = idle_since.elapsed() >= timeout;
+                    if is_over {
+                        told.lock().expect("no panic").push(idle_since.elapsed());
+                    }
+                    !is_over
+                });
+            }
+        }
+    });
+    (address, closed)
+}
+
+/// "Within 5 %" is of what it did, and what is recommended is below the smallest of that.
+#[tokio::test]
+async fn of_a_far_end_that_closes_late_by_chance_the_least_late_close_counts() {
+    let check = async |timeout: u64, every: u64| {
+        let (address, closed) = late_far_end(Duration::from_millis(timeout), Duration::from_millis(every));
+        let (code, found, said) = scout(format!("http://{address}/"), &[]).await;
+        let closed = closed.lock().expect("no panic").clone();
+        println!("{timeout} ms, looked at every {every} ms: {found}\n{closed:?}");
+        assert_eq!((code, found["kind"].as_str()), (Some(0), Some("fin")), "{found}\n{said}");
+        // It may have closed one more, which the tool did not wait for.
+        let seen = closed.iter().rev().take(4).min().expect("a close");
+        assert!(is_near(&found["lb_idle_timeout_ms"], *seen), "{found}: {closed:?}");
+        let (limit, least) =
+            (found["idle_timeout_ms"].as_u64().expect("a limit"), closed.iter().min().expect("a close"));
+        assert!(u128::from(limit) < least.as_millis(), "{found}: {closed:?}");
+    };
+    tokio::join!(check(2_000, 500), check(3_000, 1_000), check(4_000, 1_000));
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ pub struct Knowledge {
     hold: Option<Hold>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Failure {
     sent: Timestamp,
     idle_age: Duration,
@@ -41,7 +41,7 @@ struct Failure {
 }
 
 /// What two failures say: the far end's timeout is not above an idle age.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hold {
     /// The smaller of the two idle ages.
     pub idle_age: Duration,
@@ -162,14 +162,7 @@ impl Knowledge {
 
     /// As bytes for what workers share.
     pub fn encode(&self) -> Vec<u8> {
-        let failure =
-            self.failure.unwrap_or(Failure { sent: Timestamp::default(), idle_age: Duration::ZERO, connection: 0 });
-        let hold = self.hold.unwrap_or(Hold {
-            idle_age: Duration::ZERO,
-            since: Timestamp::default(),
-            length: Duration::ZERO,
-            looking_until: Timestamp::default(),
-        });
+        let (failure, hold) = (self.failure.unwrap_or_default(), self.hold.unwrap_or_default());
         [
             VERSION,
             failure.sent.as_nanos(),

@@ -88,7 +88,7 @@ pub struct Counts {
 }
 
 /// One destination's scout, on the worker whose turn it is.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Scout {
     max_wait: Duration,
     finding: Finding,
@@ -152,7 +152,7 @@ enum State {
 }
 
 /// From the first requests on two connections until both have ended.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Round {
     /// `None` until those requests have been answered.
     plan: Option<Plan>,
@@ -179,7 +179,7 @@ enum Plan {
     Test { gap: Duration, is_check: bool, is_asked: bool },
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Candidate {
     id: u32,
     host: Vec<u8>,
@@ -187,7 +187,7 @@ struct Candidate {
     wait: Wait,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct End {
     id: u32,
     host: Vec<u8>,
@@ -196,7 +196,7 @@ struct End {
     idle_age: Option<Duration>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Miss {
     host: Vec<u8>,
     gap: Duration,
@@ -207,25 +207,7 @@ struct Miss {
 impl Scout {
     /// A scout that begins its turn, with what is known from the turns before.
     pub fn new(max_wait: Duration, known: Finding, now: Timestamp) -> Self {
-        Self {
-            max_wait,
-            finding: known,
-            hosts: Hosts::default(),
-            connections: Vec::new(),
-            calls: Calls::default(),
-            round: None,
-            next_round: now,
-            fruitless: 0,
-            rounds: 0,
-            candidates: Vec::new(),
-            ends: Vec::new(),
-            missed: Vec::new(),
-            last_seen: None,
-            next_look: now,
-            next_check: now,
-            from_the_start: false,
-            counts: Counts::default(),
-        }
+        Self { max_wait, finding: known, next_round: now, next_look: now, next_check: now, ..Self::default() }
     }
 
     /// What is known.
@@ -294,19 +276,19 @@ impl Scout {
         let State::Asking { gap, .. } = connection.state else { return };
         let host = connection.host.clone();
         connection.state = if answer.closes { State::Ending { since: now } } else { State::Idle { since: now } };
-        self.hosts.on_answered(&host, gap, answer.keep_alive, now);
+        self.hosts.at(&host, now, |host| host.on_answered(gap, answer.keep_alive));
         match gap {
             // The far end answers: what it did not answer just before was for the idle age.
             None => self.count_missed(now),
             Some(gap) => {
                 self.missed.retain(|miss| miss.host != host || miss.gap > gap);
                 if gap >= self.max_wait {
-                    self.hosts.on_longest(&host, gap, now);
+                    self.hosts.at(&host, now, |host| host.on_longest(gap));
                     self.learn(now);
                 }
             }
         }
-        if answer.closes && self.hosts.on_closed_at_once(&host, now) {
+        if answer.closes && self.hosts.at(&host, now, |known| known.on_closed_at_once(now)) {
             self.learn(now);
         }
         self.conclude(now);
@@ -320,45 +302,34 @@ impl Scout {
         }
     }
 
-    /// The far end announces the end of an idle connection: 408, GOAWAY.
-    pub fn on_announced(&mut self, id: u32, now: Timestamp) {
-        self.on_let_go(id, Kind::Announced, now);
-    }
-
-    /// The far end's FIN.
-    pub fn on_far_end_closed(&mut self, id: u32, now: Timestamp) {
-        self.on_let_go(id, Kind::Fin, now);
-    }
-
     /// Envoy has closed the connection.
     pub fn on_closed(&mut self, id: u32, by: By, now: Timestamp) {
         if by == By::FarEnd {
             self.on_let_go(id, Kind::Rst, now);
         }
         let Some(index) = self.connections.iter().position(|connection| connection.id == id) else { return };
-        let connection = self.connections.remove(index);
-        match connection.state {
+        let Connection { host, state, .. } = self.connections.remove(index);
+        let idle_age = match state {
             State::Opening => {
                 self.on_shown();
-                self.on_failed(None, now);
+                return self.on_failed(None, now);
             }
             // Envoy gave it up, or something of Envoy's own ended it.
             State::Asking { since, gap } => {
                 let is_unanswered = now.since(since).saturating_mul(10) >= ANSWER_TIMEOUT.saturating_mul(9);
-                self.on_failed(
-                    gap.filter(|_| is_unanswered).map(|gap| Miss { host: connection.host.clone(), gap }),
-                    now,
-                );
-                self.push_end(&connection, None, now);
+                let gap = gap.filter(|_| is_unanswered);
+                self.on_failed(gap.map(|gap| Miss { host: host.clone(), gap }), now);
+                None
             }
-            State::Idle { since } => self.push_end(&connection, Some(now.since(since)), now),
-            State::Ending { .. } | State::Closing { .. } => {}
-        }
+            State::Idle { since } => Some(now.since(since)),
+            State::Ending { .. } | State::Closing { .. } => return,
+        };
+        self.ends.push(End { id, host, at: now, idle_age });
     }
 
-    fn on_let_go(&mut self, id: u32, kind: Kind, now: Timestamp) {
-        let Some(index) = self.connections.iter().position(|connection| connection.id == id) else { return };
-        let Some(connection) = self.connections.get_mut(index) else { return };
+    /// The far end lets go: by FIN or RST, or it announces that (408, GOAWAY).
+    pub fn on_let_go(&mut self, id: u32, kind: Kind, now: Timestamp) {
+        let Some(connection) = self.connections.iter_mut().find(|connection| connection.id == id) else { return };
         let state = std::mem::replace(&mut connection.state, State::Ending { since: now });
         let (host, opened) = (connection.host.clone(), connection.opened);
         match state {
@@ -373,7 +344,7 @@ impl Scout {
                 let idle_age = now.since(since);
                 self.ends.push(End { id, host: host.clone(), at: now, idle_age: Some(idle_age) });
                 if idle_age <= AT_ONCE {
-                    if self.hosts.on_closed_at_once(&host, now) {
+                    if self.hosts.at(&host, now, |known| known.on_closed_at_once(now)) {
                         self.learn(now);
                     }
                     return;
@@ -385,10 +356,6 @@ impl Scout {
                 }
             }
         }
-    }
-
-    fn push_end(&mut self, connection: &Connection, idle_age: Option<Duration>, now: Timestamp) {
-        self.ends.push(End { id: connection.id, host: connection.host.clone(), at: now, idle_age });
     }
 
     fn on_failed(&mut self, miss: Option<Miss>, now: Timestamp) {
@@ -435,7 +402,7 @@ impl Scout {
 
     fn count_missed(&mut self, now: Timestamp) {
         for Miss { host, gap } in std::mem::take(&mut self.missed) {
-            if self.hosts.on_missed(&host, gap, now) {
+            if self.hosts.at(&host, now, |host| host.on_missed(gap)) {
                 self.last_seen = Some(now);
                 self.learn(now);
             }
@@ -445,15 +412,13 @@ impl Scout {
     fn count_candidates(&mut self, now: Timestamp) {
         // Where there is one connection, no other one will end with it.
         let is_alone = self.round.is_some_and(|round| round.opened < 2);
-        let is_over = |candidate: &Candidate| is_alone || now.since(candidate.at) > TOGETHER;
-        let due: Vec<_> = self.candidates.iter().filter(|candidate| is_over(candidate)).cloned().collect();
-        self.candidates.retain(|candidate| !is_over(candidate));
-        for candidate in due {
-            let Candidate { host, at, wait, .. } = &candidate;
+        let is_over = |candidate: &mut Candidate| is_alone || now.since(candidate.at) > TOGETHER;
+        let due: Vec<_> = self.candidates.extract_if(.., is_over).collect();
+        for Candidate { id, host, at, wait } in due {
             let together = || {
                 self.ends.iter().filter_map(|end| {
-                    let apart = end.at.since(*at).max(at.since(end.at));
-                    (end.id != candidate.id && end.host == *host && apart <= TOGETHER).then_some((end.idle_age, apart))
+                    let apart = end.at.since(at).max(at.since(end.at));
+                    (end.id != id && end.host == host && apart <= TOGETHER).then_some((end.idle_age, apart))
                 })
             };
             let is_same = |age: Option<Duration>| age.is_some_and(|age| is_same_age(age, wait.idle_age));
@@ -462,10 +427,10 @@ impl Scout {
             }
             // Connections of one idle age that end in one moment do so whatever the cause. That is no proof, but something to expect.
             let is_proof = is_alone || together().all(|(_, apart)| apart.saturating_mul(4) >= wait.idle_age);
-            self.hosts.on_end(host, wait.idle_age, now);
+            self.hosts.at(&host, now, |host| host.last_end = Some(wait.idle_age));
             if is_proof {
-                self.last_seen = Some(*at);
-                if self.hosts.on_closed(host, *wait, now) {
+                self.last_seen = Some(at);
+                if self.hosts.at(&host, now, |host| host.on_closed(wait)) {
                     self.learn(now);
                 }
             }
@@ -476,7 +441,6 @@ impl Scout {
 
     /// What is known has been seen again.
     fn learn(&mut self, now: Timestamp) {
-        self.fruitless = 0;
         if let Some(round) = &mut self.round {
             round.has_taught = true;
         }
@@ -537,11 +501,10 @@ impl Scout {
 
     /// How long until [`tick`](Self::tick) has something to do that must not be late.
     pub fn next_due(&self, now: Timestamp) -> Option<Duration> {
-        let idle = || self.connections.iter().filter_map(Connection::idle_since);
         let until = |since: Timestamp, age: Duration| since.after(age).since(now);
         match self.round?.plan? {
-            Plan::Test { gap, is_asked: false, .. } => Some(until(idle().max()?, gap)),
-            Plan::Watch { next, .. } => Some(until(idle().min()?, next.min(self.max_wait))),
+            Plan::Test { gap, is_asked: false, .. } => Some(until(self.idle().max()?, gap)),
+            Plan::Watch { next, .. } => Some(until(self.idle().min()?, next.min(self.max_wait))),
             Plan::Test { .. } => None,
         }
     }
@@ -590,9 +553,16 @@ impl Scout {
         }
     }
 
+    /// Since when the idle connections are so.
+    fn idle(&self) -> impl Iterator<Item = Timestamp> {
+        self.connections.iter().filter_map(|connection| match connection.state {
+            State::Idle { since } => Some(since),
+            _ => None,
+        })
+    }
+
     fn is_settled(&self) -> bool {
-        let is_idle = |connection: &Connection| matches!(connection.state, State::Idle { .. });
-        self.calls.unseen == 0 && self.connections.iter().all(is_idle)
+        self.calls.unseen == 0 && self.idle().count() == self.connections.len()
     }
 
     /// How many requests to send.
@@ -608,7 +578,7 @@ impl Scout {
             if now < self.next_round {
                 return 0;
             }
-            self.round = Some(Round::new(now));
+            self.round = Some(Round { began: now, ..Round::default() });
             return 2;
         }
         let Some(mut round) = self.round else { return 0 };
@@ -618,10 +588,9 @@ impl Scout {
     }
 
     fn next_questions(&mut self, round: &mut Round, now: Timestamp) -> u32 {
-        let idle = || self.connections.iter().filter_map(Connection::idle_since);
-        let (Some(oldest), Some(latest)) = (idle().min(), idle().max()) else { return 0 };
+        let (Some(oldest), Some(latest)) = (self.idle().min(), self.idle().max()) else { return 0 };
         let (oldest, latest) = (now.since(oldest), now.since(latest));
-        let count = u32::try_from(idle().count()).unwrap_or(u32::MAX);
+        let count = u32::try_from(self.idle().count()).unwrap_or(u32::MAX);
         if let (Some(Plan::Watch { .. }), false) = (round.plan, round.is_last)
             && let Some(at) = self.unanswered_since(round)
         {
@@ -637,16 +606,11 @@ impl Scout {
             self.end_round();
             return 0;
         }
-        let plan = match round.plan {
-            Some(plan) => plan,
-            None => match self.plan(round.opened, now) {
-                Some(plan) => *round.plan.insert(plan),
-                None => {
-                    self.end_round();
-                    return 0;
-                }
-            },
+        let Some(plan) = round.plan.or_else(|| self.plan(round.opened, now)) else {
+            self.end_round();
+            return 0;
         };
+        round.plan = Some(plan);
         match plan {
             Plan::Watch { .. }
                 if count == 1
@@ -784,30 +748,5 @@ impl Scout {
         } else {
             now
         };
-    }
-}
-
-impl Connection {
-    fn idle_since(&self) -> Option<Timestamp> {
-        match self.state {
-            State::Idle { since } => Some(since),
-            _ => None,
-        }
-    }
-}
-
-impl Round {
-    fn new(began: Timestamp) -> Self {
-        Self {
-            plan: None,
-            began,
-            requests: 0,
-            opened: 0,
-            has_taught: false,
-            has_failed: false,
-            ended_at: None,
-            missed_at: None,
-            is_last: false,
-        }
     }
 }

@@ -3,6 +3,9 @@
 //! One wait proves nothing: a deploy, a restart or a limit on a connection's age ends it as well. An idle timeout is told apart by what it
 //! doesn't depend on: two waits agree if their idle ages are within 5 % and the ages of their connections differ by a quarter. Of two
 //! requests that weren't answered the shorter idle age counts, and an answer at that age or above ends it.
+//!
+//! Some far ends look at their timers now and then (gunicorn once a second), so their closes are late by chance. Once two waits agree, the
+//! least late of the latest waits is the timeout.
 
 use std::time::Duration;
 
@@ -13,7 +16,7 @@ use crate::time::Timestamp;
 const MOST_HOSTS: usize = 64;
 
 /// What is remembered of each.
-const WAITS: usize = 3;
+const WAITS: usize = 4;
 const MISSES: usize = 8;
 
 /// So many connections in a row that were closed with their first answer are a habit.
@@ -45,14 +48,14 @@ impl Wait {
 }
 
 /// One host.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Host {
     /// As Envoy has it (`upstream.address`).
     pub(super) address: Vec<u8>,
     /// The latest waits that were ended, the latest last.
     waits: Vec<Wait>,
     /// The idle age at which a connection ended last, for whatever cause, unless a longer one has been answered since.
-    last_end: Option<Duration>,
+    pub(super) last_end: Option<Duration>,
     /// Answers in a row after idle ages beyond the timeout that is known, and the shortest of those.
     beyond: Option<(u32, Duration)>,
     /// Idle ages after which a request was not answered, and none since that was as long.
@@ -61,53 +64,44 @@ pub(super) struct Host {
     answered: Duration,
     /// Connections in a row that were closed with their first answer.
     at_once: u32,
+    /// When the last of those ended.
+    at_once_at: Timestamp,
     conclusion: Idle,
     pub(super) keep_alive: Option<Duration>,
     seen_at: Timestamp,
 }
 
 impl Host {
-    fn new(address: &[u8]) -> Self {
-        Self {
-            address: address.to_vec(),
-            waits: Vec::new(),
-            last_end: None,
-            beyond: None,
-            misses: Vec::new(),
-            answered: Duration::ZERO,
-            at_once: 0,
-            conclusion: Idle::Unknown,
-            keep_alive: None,
-            seen_at: Timestamp::default(),
-        }
-    }
-
     /// A wait was ended. Returns whether that is the second one that says so.
-    fn on_closed(&mut self, wait: Wait) -> bool {
+    pub(super) fn on_closed(&mut self, wait: Wait) -> bool {
         self.at_once = 0;
         if self.waits.len() == WAITS {
             self.waits.remove(0);
         }
         self.waits.push(wait);
-        let pairs = self.waits.iter().enumerate().flat_map(|(index, one)| {
-            self.waits
-                .iter()
-                .take(index)
-                .filter(|other| one.agrees_with(other))
-                .map(|other| one.idle_age.min(other.idle_age))
-        });
-        let Some(timeout) = pairs.min() else { return false };
+        let agreed = |one: &Wait| {
+            let other = self.waits.iter().find(|other| one.agrees_with(other))?;
+            Some(one.idle_age.min(other.idle_age))
+        };
+        let Some(agreed) = self.waits.iter().rev().find_map(agreed) else { return false };
+        // What is less than two thirds of it has another cause.
+        let is_late = |age: &Duration| age.saturating_mul(3) >= agreed.saturating_mul(2);
+        let timeout = self.waits.iter().map(|one| one.idle_age).filter(is_late).min().unwrap_or(agreed);
         self.conclusion = Idle::Closes { timeout, kind: wait.kind };
         self.misses.clear();
-        let is_again = wait.idle_age <= timeout || is_same_age(wait.idle_age, timeout);
+        let is_again = wait.idle_age <= agreed || is_same_age(wait.idle_age, agreed);
         if is_again {
             self.beyond = None;
         }
         is_again
     }
 
-    fn on_closed_at_once(&mut self) -> bool {
-        self.at_once = self.at_once.saturating_add(1);
+    /// Connections that end in one moment count once: a restart ends them all.
+    pub(super) fn on_closed_at_once(&mut self, now: Timestamp) -> bool {
+        if self.at_once == 0 || now.since(self.at_once_at) > super::AT_ONCE {
+            self.at_once = self.at_once.saturating_add(1);
+            self.at_once_at = now;
+        }
         let is_habit = self.at_once >= AT_ONCE;
         if is_habit {
             self.conclusion = Idle::ClosesAtOnce;
@@ -115,7 +109,10 @@ impl Host {
         is_habit
     }
 
-    fn on_answered(&mut self, idle_age: Duration) {
+    /// An answer, and the idle age of its connection before if there was one.
+    pub(super) fn on_answered(&mut self, idle_age: Option<Duration>, keep_alive: Option<Duration>) {
+        self.keep_alive = keep_alive;
+        let Some(idle_age) = idle_age else { return };
         self.at_once = 0;
         self.last_end = self.last_end.filter(|age| *age >= idle_age);
         self.answered = self.answered.max(idle_age);
@@ -145,7 +142,7 @@ impl Host {
     }
 
     /// A request was not answered, though the far end answers others. Returns whether that is the second one that says so.
-    fn on_missed(&mut self, idle_age: Duration) -> bool {
+    pub(super) fn on_missed(&mut self, idle_age: Duration) -> bool {
         if self.misses.len() == MISSES
             && let Some((longest, _)) = self.misses.iter().enumerate().max_by_key(|(_, miss)| **miss)
         {
@@ -160,6 +157,14 @@ impl Host {
         self.last_end = None;
         self.conclusion = Idle::Silent { answered: self.answered, unanswered };
         true
+    }
+
+    /// A request was answered after the longest wait there is.
+    pub(super) fn on_longest(&mut self, idle_age: Duration) {
+        self.waits.clear();
+        self.last_end = None;
+        self.misses.clear();
+        self.conclusion = Idle::LongerThan(idle_age);
     }
 
     /// The shorter one of two ages after which it did not answer.
@@ -205,59 +210,23 @@ impl Silence {
 pub(super) struct Hosts(Vec<Host>);
 
 impl Hosts {
+    /// Tells the host at this address what was seen.
+    pub(super) fn at<T: Default>(&mut self, address: &[u8], now: Timestamp, act: impl FnOnce(&mut Host) -> T) -> T {
+        self.host(address, now).map(act).unwrap_or_default()
+    }
+
     fn host(&mut self, address: &[u8], now: Timestamp) -> Option<&mut Host> {
-        let index = match self.0.iter().position(|host| host.address == address) {
-            Some(index) => index,
-            None => {
-                if self.0.len() >= MOST_HOSTS
-                    && let Some((oldest, _)) = self.0.iter().enumerate().min_by_key(|(_, host)| host.seen_at)
-                {
-                    self.0.swap_remove(oldest);
-                }
-                self.0.push(Host::new(address));
-                self.0.len().saturating_sub(1)
+        if self.0.iter().all(|host| host.address != address) {
+            if self.0.len() >= MOST_HOSTS
+                && let Some((oldest, _)) = self.0.iter().enumerate().min_by_key(|(_, host)| host.seen_at)
+            {
+                self.0.swap_remove(oldest);
             }
-        };
-        let host = self.0.get_mut(index)?;
+            self.0.push(Host { address: address.to_vec(), ..Host::default() });
+        }
+        let host = self.0.iter_mut().find(|host| host.address == address)?;
         host.seen_at = now;
         Some(host)
-    }
-
-    pub(super) fn on_closed(&mut self, address: &[u8], wait: Wait, now: Timestamp) -> bool {
-        self.host(address, now).is_some_and(|host| host.on_closed(wait))
-    }
-
-    pub(super) fn on_closed_at_once(&mut self, address: &[u8], now: Timestamp) -> bool {
-        self.host(address, now).is_some_and(Host::on_closed_at_once)
-    }
-
-    pub(super) fn on_missed(&mut self, address: &[u8], idle_age: Duration, now: Timestamp) -> bool {
-        self.host(address, now).is_some_and(|host| host.on_missed(idle_age))
-    }
-
-    /// An answer, and the idle age of its connection before if there was one.
-    pub(super) fn on_answered(
-        &mut self,
-        address: &[u8],
-        idle_age: Option<Duration>,
-        keep_alive: Option<Duration>,
-        now: Timestamp,
-    ) {
-        let Some(host) = self.host(address, now) else { return };
-        host.keep_alive = keep_alive;
-        if let Some(idle_age) = idle_age {
-            host.on_answered(idle_age);
-        }
-    }
-
-    /// A request was answered after the longest wait there is.
-    pub(super) fn on_longest(&mut self, address: &[u8], idle_age: Duration, now: Timestamp) {
-        if let Some(host) = self.host(address, now) {
-            host.waits.clear();
-            host.last_end = None;
-            host.misses.clear();
-            host.conclusion = Idle::LongerThan(idle_age);
-        }
     }
 
     /// Forgets hosts that have not been met since.
@@ -300,12 +269,5 @@ impl Hosts {
     /// The idle age at which the next close is to be expected, from ends that may have had another cause.
     pub(super) fn expected(&self) -> Option<Duration> {
         self.0.iter().filter_map(|host| host.last_end).min()
-    }
-
-    /// A connection ended at this idle age.
-    pub(super) fn on_end(&mut self, address: &[u8], idle_age: Duration, now: Timestamp) {
-        if let Some(host) = self.host(address, now) {
-            host.last_end = Some(idle_age);
-        }
     }
 }

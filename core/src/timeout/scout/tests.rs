@@ -6,12 +6,15 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::timeout::Margin;
 
 /// What a far end does to its connections.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mode {
     Stable,
     Fin(u64),
+    /// By FIN, when it looks: at each request, and this often since the latest one.
+    LateFin(u64, u64),
     Rst(u64),
     Announced(u64),
     /// Forgets; the next request is answered by RST.
@@ -54,6 +57,8 @@ struct World {
     pool: Vec<Connection>,
     opened: u32,
     requests: Vec<u64>,
+    /// The idle ages at which a connection ended.
+    ends: Vec<u64>,
     next_tick: u64,
 }
 
@@ -81,6 +86,7 @@ impl World {
             pool: Vec::new(),
             opened: 0,
             requests: Vec::new(),
+            ends: Vec::new(),
             next_tick: now,
         }
     }
@@ -90,6 +96,10 @@ impl World {
         let idle = if connection.request.is_none() { self.now - connection.idle_since } else { 0 };
         match self.hosts[connection.host] {
             Mode::Fin(timeout) if idle >= timeout => Some(End::Fin),
+            Mode::LateFin(timeout, period) if idle >= timeout => {
+                let asked = self.requests.last().copied().unwrap_or_default();
+                (self.now - asked).is_multiple_of(period).then_some(End::Fin)
+            }
             Mode::Rst(timeout) if idle >= timeout => Some(End::Rst),
             Mode::Announced(timeout) if idle >= timeout => Some(End::Announced),
             Mode::AgeLimit(limit) if age >= limit => Some(End::Fin),
@@ -105,9 +115,10 @@ impl World {
         for mut connection in std::mem::take(&mut self.pool) {
             let (id, mode) = (connection.id, self.hosts[connection.host]);
             if let Some(end) = self.is_down(&connection) {
+                self.ends.push(self.now - connection.idle_since);
                 match end {
-                    End::Fin => self.scout.on_far_end_closed(id, now),
-                    End::Announced => self.scout.on_announced(id, now),
+                    End::Fin => self.scout.on_let_go(id, Kind::Fin, now),
+                    End::Announced => self.scout.on_let_go(id, Kind::Announced, now),
                     End::Rst => {}
                 }
                 self.scout.on_closed(id, if end == End::Rst { By::FarEnd } else { By::Pool }, now);
@@ -270,6 +281,38 @@ fn every_way_of_closing_is_known_after_three_timeouts() {
             );
         }
     }
+}
+
+/// gunicorn's threads look at idle connections once a second.
+#[test]
+fn of_a_far_end_that_closes_late_by_chance_the_least_late_one_counts() {
+    for timeout in (2_000..8_000).step_by(185).chain([2_000, 3_000, 4_000, 5_000, 20_000]) {
+        let mut world = World::new(&[Mode::LateFin(timeout, 1_000)]);
+        let took = world.run_until(30 * timeout, |scout| matches!(scout.finding().idle, Idle::Closes { .. }));
+        assert!(took.is_some(), "{timeout}: {:?}", world.ends);
+        for _ in 0..30 {
+            let (found, limit) = (world.scout.lower_bound(), world.scout.finding().limit(Margin::Share(0.1)));
+            let latest = world.ends.iter().rev().take(4).min().copied().map(Duration::from_millis);
+            let least = latest.expect("ends");
+            assert!(limit.is_some_and(|limit| limit < least), "{timeout}: {found:?} of {:?}", world.ends);
+            assert!(
+                found >= Duration::from_millis(timeout) && found <= least.mul_f64(1.06),
+                "{timeout}: {found:?} of {:?}",
+                world.ends
+            );
+            world.run_for(timeout);
+        }
+    }
+}
+
+/// What was seen before it rose is not taken for the least late one of now.
+#[test]
+fn a_timeout_that_rises_by_a_little_is_followed_too() {
+    let mut world = World::new(&[Mode::Fin(6_000)]);
+    world.run_for(60_000);
+    world.hosts = vec![Mode::Fin(7_000)];
+    let took = world.run_until(100_000, |scout| near(scout.lower_bound(), 7_000));
+    assert!(took.is_some(), "{}", world.idle());
 }
 
 #[test]
@@ -525,8 +568,8 @@ proptest! {
                 0 => scout.on_opened(id, time),
                 1 => scout.on_asked(id, b"host", time),
                 2 => scout.on_answered(id, Answer::default(), time),
-                3 => scout.on_announced(id, time),
-                4 => scout.on_far_end_closed(id, time),
+                3 => scout.on_let_go(id, Kind::Announced, time),
+                4 => scout.on_let_go(id, Kind::Fin, time),
                 5 => scout.on_closed(id, By::Pool, time),
                 6 => scout.on_closed(id, By::FarEnd, time),
                 7 => scout.on_call_ended(),
@@ -548,7 +591,7 @@ proptest! {
             if moments.iter().any(|moment| begin + moment / STEP * STEP == world.now) {
                 let now = at(world.now);
                 for connection in std::mem::take(&mut world.pool) {
-                    world.scout.on_far_end_closed(connection.id, now);
+                    world.scout.on_let_go(connection.id, Kind::Fin, now);
                     world.scout.on_closed(connection.id, By::Pool, now);
                     world.call_ended(&connection);
                 }

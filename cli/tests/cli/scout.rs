@@ -53,7 +53,8 @@ async fn is_silent(mode: Mode) {
     assert_eq!((code, found["kind"].as_str()), (Some(0), Some("silent")), "{mode:?}: {found} {said}");
     let (lower, upper) = (found["lower_bound_ms"].as_f64().expect("it"), found["upper_bound_ms"].as_f64().expect("it"));
     let millis = T.as_secs_f64() * 1_000.0;
-    assert!(lower <= millis && lower >= 0.9 * millis && upper >= millis, "{mode:?}: {found}");
+    // The far end begins to count when its write has returned, and that may be a moment after the tool has read the answer.
+    assert!(lower <= 1.02 * millis && lower >= 0.9 * millis && upper >= millis, "{mode:?}: {found}");
     assert!(said.contains("Known: silent: answered after"), "{said}");
 }
 

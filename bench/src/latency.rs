@@ -86,21 +86,15 @@ impl From<Server> for Running {
 async fn nginx(far_end: SocketAddr) -> Result<Server> {
     Server::nginx_with(move |port| {
         format!(
-            "daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log stderr crit;
-            events {{ worker_connections 16384; }}
-            http {{
-                access_log off; keepalive_timeout 3600s; keepalive_requests 1000000;
-                client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
-                uwsgi_temp_path uwsgi; scgi_temp_path scgi;
-                set_real_ip_from 10.0.0.0/8; set_real_ip_from 127.0.0.0/8;
-                real_ip_header X-Forwarded-For; real_ip_recursive on;
-                upstream payments {{ server {far_end}; keepalive 64; keepalive_requests 1000000; }}
-                server {{
-                    listen 127.0.0.1:{port} backlog=4096;
-                    location / {{
-                        proxy_pass http://payments; proxy_http_version 1.1; proxy_set_header Connection \"\";
-                        proxy_set_header X-Real-IP $remote_addr; proxy_set_header X-Forwarded-For $remote_addr;
-                    }}
+            "keepalive_timeout 3600s; keepalive_requests 1000000;
+            set_real_ip_from 10.0.0.0/8; set_real_ip_from 127.0.0.0/8;
+            real_ip_header X-Forwarded-For; real_ip_recursive on;
+            upstream payments {{ server {far_end}; keepalive 64; keepalive_requests 1000000; }}
+            server {{
+                listen 127.0.0.1:{port} backlog=4096;
+                location / {{
+                    proxy_pass http://payments; proxy_http_version 1.1; proxy_set_header Connection \"\";
+                    proxy_set_header X-Real-IP $remote_addr; proxy_set_header X-Forwarded-For $remote_addr;
                 }}
             }}"
         )

@@ -222,17 +222,11 @@ async fn nginx(lb: SocketAddr, keepalive: Option<String>) -> Result<Server> {
     let reuse = keepalive.as_ref().map_or("", |_| "proxy_http_version 1.1; proxy_set_header Connection \"\";");
     Server::nginx_with(move |port| {
         format!(
-            "daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log stderr crit;
-            events {{ worker_connections 2048; }}
-            http {{
-                access_log off; keepalive_timeout 3600s; keepalive_requests 1000000;
-                client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
-                uwsgi_temp_path uwsgi; scgi_temp_path scgi;
-                upstream payments {{ server {lb}; {pool} }}
-                server {{
-                    listen 127.0.0.1:{port};
-                    location / {{ proxy_pass http://payments; proxy_read_timeout {answer}ms; {reuse} }}
-                }}
+            "keepalive_timeout 3600s; keepalive_requests 1000000;
+            upstream payments {{ server {lb}; {pool} }}
+            server {{
+                listen 127.0.0.1:{port};
+                location / {{ proxy_pass http://payments; proxy_read_timeout {answer}ms; {reuse} }}
             }}"
         )
     })

@@ -30,22 +30,12 @@ impl Server {
     pub async fn nginx(keepalive_timeout: Duration) -> Result<Self> {
         let program = installed("nginx")?;
         Self::start(&move |directory, port| {
-            let configuration = format!(
-                "daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log stderr;
-                events {{ worker_connections 2048; }}
-                http {{
-                    access_log off; keepalive_timeout {}ms; keepalive_requests 1000000;
-                    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
-                    uwsgi_temp_path uwsgi; scgi_temp_path scgi;
-                    server {{ listen 127.0.0.1:{port}; location / {{ return 200 'ok\\n'; }} }}
-                }}",
-                keepalive_timeout.as_millis()
+            let millis = keepalive_timeout.as_millis();
+            let http = format!(
+                "keepalive_timeout {millis}ms; keepalive_requests 1000000;
+                server {{ listen 127.0.0.1:{port}; location / {{ return 200 'ok\n'; }} }}"
             );
-            let path = directory.path().join("nginx.conf");
-            fs::write(&path, configuration)?;
-            let mut command = Command::new(&program);
-            command.arg("-p").arg(directory.path()).arg("-c").arg(path);
-            Ok(command)
+            nginx(&program, directory.path(), &http)
         })
         .await
     }
@@ -56,25 +46,15 @@ impl Server {
         let program = installed("nginx")?;
         Self::start_listening(&move |directory, port| {
             tls::write_pem(directory.path())?;
-            let configuration = format!(
-                "daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log stderr;
-                events {{ worker_connections 2048; }}
-                http {{
-                    access_log off; keepalive_timeout {keepalive_seconds}s {keepalive_seconds}s;
-                    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
-                    uwsgi_temp_path uwsgi; scgi_temp_path scgi;
-                    server {{
-                        listen 127.0.0.1:{port} ssl http2;
-                        ssl_certificate cert.pem; ssl_certificate_key key.pem;
-                        location / {{ return 200 'ok\n'; }}
-                    }}
+            let http = format!(
+                "keepalive_timeout {keepalive_seconds}s {keepalive_seconds}s;
+                server {{
+                    listen 127.0.0.1:{port} ssl http2;
+                    ssl_certificate cert.pem; ssl_certificate_key key.pem;
+                    location / {{ return 200 'ok\n'; }}
                 }}"
             );
-            let path = directory.path().join("nginx.conf");
-            fs::write(&path, configuration)?;
-            let mut command = Command::new(&program);
-            command.arg("-p").arg(directory.path()).arg("-c").arg(path);
-            Ok(command)
+            nginx(&program, directory.path(), &http)
         })
         .await
     }
@@ -93,17 +73,10 @@ impl Server {
         .await
     }
 
-    /// nginx with a configuration of its own, given the port to listen on. It is ready when it listens: no request is sent.
-    pub async fn nginx_with(configuration: impl Fn(u16) -> String + Send + Sync + 'static) -> Result<Self> {
+    /// nginx with directives of its own for `http`, given the port to listen on. It is ready when it listens: no request is sent.
+    pub async fn nginx_with(http: impl Fn(u16) -> String + Send + Sync + 'static) -> Result<Self> {
         let program = installed("nginx")?;
-        Self::start_listening(&move |directory, port| {
-            let path = directory.path().join("nginx.conf");
-            fs::write(&path, configuration(port))?;
-            let mut command = Command::new(&program);
-            command.arg("-p").arg(directory.path()).arg("-c").arg(path);
-            Ok(command)
-        })
-        .await
+        Self::start_listening(&move |directory, port| nginx(&program, directory.path(), &http(port))).await
     }
 
     /// HAProxy with a configuration of its own, given the port to listen on. It is ready when it listens.
@@ -252,6 +225,27 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.process.terminate(Duration::from_secs(2)); // who is killed can't end its own children
     }
+}
+
+/// How to run nginx with these directives for `http`, in one process that keeps to its directory.
+///
+/// # Errors
+/// If its configuration can't be written.
+pub fn nginx(program: &Path, directory: &Path, http: &str) -> Result<Command> {
+    let path = directory.join("nginx.conf");
+    let configuration = format!(
+        "daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log stderr crit;
+        events {{ worker_connections 16384; }}
+        http {{
+            access_log off; client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
+            uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+            {http}
+        }}"
+    );
+    fs::write(&path, configuration)?;
+    let mut command = Command::new(program);
+    command.arg("-p").arg(directory).arg("-c").arg(path);
+    Ok(command)
 }
 
 fn installed(name: &str) -> Result<std::path::PathBuf> {

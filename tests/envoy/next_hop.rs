@@ -8,7 +8,7 @@ use std::process::Command;
 
 use idleguard_harness::envoy::Config;
 use idleguard_harness::project;
-use idleguard_harness::servers::Server;
+use idleguard_harness::servers::{self, Server};
 use serde_json::json;
 use tokio::net::TcpStream;
 
@@ -116,26 +116,16 @@ async fn php_fpm_behind_nginx() {
         fs::write(directory.join("env.php"), PHP)?;
         fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
         let root = directory.display();
-        let configuration = format!(
-            "daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log stderr;
-            events {{ worker_connections 64; }}
-            http {{
-                access_log off; ignore_invalid_headers off; underscores_in_headers on;
-                client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
-                uwsgi_temp_path uwsgi; scgi_temp_path scgi;
-                server {{
-                    listen 127.0.0.1:{port};
-                    location / {{
-                        fastcgi_pass {to}; fastcgi_param SCRIPT_FILENAME {root}/env.php; fastcgi_param REQUEST_METHOD GET;
-                    }}
+        let http = format!(
+            "ignore_invalid_headers off; underscores_in_headers on;
+            server {{
+                listen 127.0.0.1:{port};
+                location / {{
+                    fastcgi_pass {to}; fastcgi_param SCRIPT_FILENAME {root}/env.php; fastcgi_param REQUEST_METHOD GET;
                 }}
             }}"
         );
-        let path = directory.join("nginx.conf");
-        fs::write(&path, configuration)?;
-        let mut command = Command::new(program);
-        command.arg("-p").arg(directory).arg("-c").arg(path);
-        Ok(command)
+        servers::nginx(program, directory, &http)
     });
     let Some(nginx) = project::or_skip(nginx.await) else { return };
     reads_the_client(&nginx).await;

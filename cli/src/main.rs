@@ -278,8 +278,11 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
 }
 
 /// All or nothing: a full disk must not leave half a configuration. A symlink stays one, and what it leads to is written. A new
-/// file gets the input's mode: there may be secrets in it.
+/// file gets the input's mode: there may be secrets in it. What is no file (`/dev/null`, `/dev/stdout`, a pipe) is written to, not replaced.
 fn write_whole(path: &Path, input: &Path, text: &str) -> Result<()> {
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+        return Ok(fs::OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes())?);
+    }
     let target = match fs::symlink_metadata(path) {
         Ok(_) => fs::canonicalize(path)?,
         Err(_) => path.to_owned(),

@@ -71,6 +71,29 @@ fn the_output_is_written_as_a_whole_and_where_a_link_leads() {
     assert_eq!(fs::metadata(&new).expect("there").permissions().mode() & 0o777, 0o640, "the input's");
 }
 
+/// Devices and pipes: with a file in place of `/dev/null` much of a machine no longer works.
+#[cfg(unix)]
+#[test]
+fn an_output_that_is_no_file_is_written_to_and_stays_what_it_is() {
+    use std::io::Read;
+    use std::os::unix::fs::FileTypeExt;
+    let input = file("bootstraps/static.yaml");
+    let inject = |output: &str| idleguard(&["inject", &input, "--cluster", "payments", "--output", output]);
+    let result = text(&idleguard(&["inject", &input, "--cluster", "payments"]).stdout);
+    assert_eq!(text(&inject("/dev/stdout").stdout), result);
+    let directory = tempfile::tempdir().expect("a directory");
+    let pipe = directory.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
+    // Open for both, so that nobody waits for another end.
+    let mut reader = fs::File::options().read(true).write(true).open(&pipe).expect("a pipe");
+    let done = inject(pipe.to_str().expect("UTF-8"));
+    assert!(done.status.success(), "{done:?}");
+    assert!(fs::metadata(&pipe).expect("there").file_type().is_fifo(), "it is a pipe still");
+    let mut got = vec![0; result.len()];
+    reader.read_exact(&mut got).expect("the result");
+    assert_eq!(text(&got), result);
+}
+
 #[test]
 fn what_is_no_bootstrap_is_named() {
     let directory = tempfile::tempdir().expect("a directory");
